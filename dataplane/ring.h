@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#ifndef PENSTOCK_DATAPLANE_RING_H
+#define PENSTOCK_DATAPLANE_RING_H
+/*
+ * A bounded single-producer single-consumer ring of pointers between the I/O
+ * thread and a compute thread. It has rte_ring's SPSC semantics, but needs no
+ * EAL, so that the endpoint runs in the simulator, in tests and in one process
+ * with no DPDK behind it. Waiting is the bell's job (bell.h).
+ */
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+
+#define DP_CACHE_LINE 64
+
+struct dp_ring {
+	uint32_t mask;
+	void **items;
+	_Alignas(DP_CACHE_LINE) _Atomic uint32_t head; /* consumer's */
+	uint32_t tail_seen;
+	_Alignas(DP_CACHE_LINE) _Atomic uint32_t tail; /* producer's */
+	uint32_t head_seen;
+};
+
+/* `size`: a power of two. Returns false when out of memory. */
+static inline bool dp_ring_init(struct dp_ring *r, uint32_t size)
+{
+	CHECK(size >= 2 && (size & (size - 1)) == 0);
+	r->mask = size - 1;
+	r->items = calloc(size, sizeof(*r->items));
+	atomic_init(&r->head, 0);
+	atomic_init(&r->tail, 0);
+	r->tail_seen = 0;
+	r->head_seen = 0;
+	return r->items != NULL;
+}
+
+static inline void dp_ring_fini(struct dp_ring *r)
+{
+	free(r->items);
+	r->items = NULL;
+}
+
+/* Producer only. False: full. */
+static inline bool dp_ring_push(struct dp_ring *r, void *item)
+{
+	uint32_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);
+
+	if (tail - r->head_seen > r->mask) {
+		/* Pairs with the release in dp_ring_pop: the slot has been read. */
+		r->head_seen = atomic_load_explicit(&r->head, memory_order_acquire);
+		if (tail - r->head_seen > r->mask)
+			return false;
+	}
+	r->items[tail & r->mask] = item;
+	/* Pairs with the acquire in dp_ring_pop: the item is visible before the tail. */
+	atomic_store_explicit(&r->tail, tail + 1, memory_order_release);
+	return true;
+}
+
+/* Consumer only. NULL: empty. */
+static inline void *dp_ring_pop(struct dp_ring *r)
+{
+	uint32_t head = atomic_load_explicit(&r->head, memory_order_relaxed);
+	void *item;
+
+	if (head == r->tail_seen) {
+		r->tail_seen = atomic_load_explicit(&r->tail, memory_order_acquire);
+		if (head == r->tail_seen)
+			return NULL;
+	}
+	item = r->items[head & r->mask];
+	atomic_store_explicit(&r->head, head + 1, memory_order_release);
+	return item;
+}
+
+/* Either side; a snapshot. */
+static inline bool dp_ring_empty(const struct dp_ring *r)
+{
+	return atomic_load_explicit(&r->head, memory_order_acquire) ==
+	       atomic_load_explicit(&r->tail, memory_order_acquire);
+}
+
+#endif
