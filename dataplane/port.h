@@ -11,6 +11,7 @@
  * One thread (the I/O thread) calls all functions of a port.
  */
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct dp_port;
