@@ -49,16 +49,18 @@ struct gguf_tensor {
 
 struct gguf;
 
-/* Errors: -errno of open/mmap, -EBADMSG for a torn or wrong file; the text names the key or
- * tensor and what was expected. */
+/* Errors: -errno of open/mmap, -EBADMSG for a torn or wrong file, -ENOTSUP for another version,
+ * byte order or an element type of unknown size; the text names the key or tensor and what was
+ * expected. A file that somebody shortens while it is open raises SIGBUS: models are replaced by
+ * renaming, never written in place. */
 int ps_warn_unused gguf_open(const char *path, struct gguf **gguf_out, struct ps_err *err);
 void gguf_close(struct gguf *g);
 
 const char *gguf_path(const struct gguf *g);
 uint32_t gguf_version(const struct gguf *g);
 uint64_t gguf_file_bytes(const struct gguf *g);
-/* A 64-bit hash over the header (keys, values, tensor directory) and the file's size, for HELLO:
- * cheap, and different for different models. */
+/* A 64-bit hash over the header (keys, values, tensor directory), the file's size and 16 short
+ * pieces of the data, for HELLO: cheap, and different for different models. Not cryptographic. */
 uint64_t gguf_hash(const struct gguf *g);
 
 /* Keys in file order, for inspect. */
