@@ -130,6 +130,7 @@ struct model_hparams {
 	char arch[32];
 	char name[96];                 /* general.name, may be empty */
 	uint32_t n_layers, n_embd, n_heads, n_heads_kv, head_dim, n_ff, n_vocab;
+	uint32_t head_dim_v;           /* of V, mostly head_dim */
 	uint32_t n_ctx_train;
 	uint32_t n_ctx_max;            /* hard limit: rows of a learned position table; 0: none */
 	uint32_t n_experts, n_experts_used;
