@@ -5,25 +5,25 @@
 #include <string.h>
 
 static const struct model_arch archs[] = {
-	{
-		.name = "llama",
-		.norm = MODEL_NORM_RMS,
-		.eps_key = "attention.layer_norm_rms_epsilon",
-		.pos = MODEL_POS_ROPE,
-		.rope = MODEL_ROPE_NORM,
-		.act = MODEL_ACT_SILU,
-		.ffn_gated = true,
-		.moe_norm_weights = true,
-	},
-	{
-		.name = "gpt2",
-		.norm = MODEL_NORM_LAYER,
-		.eps_key = "attention.layer_norm_epsilon",
-		.pos = MODEL_POS_LEARNED,
-		.rope = MODEL_ROPE_NONE,
-		.act = MODEL_ACT_GELU_TANH,
-		.all_biases = true,
-	},
+    {
+	.name = "llama",
+	.norm = MODEL_NORM_RMS,
+	.eps_key = "attention.layer_norm_rms_epsilon",
+	.pos = MODEL_POS_ROPE,
+	.rope = MODEL_ROPE_NORM,
+	.act = MODEL_ACT_SILU,
+	.ffn_gated = true,
+	.moe_norm_weights = true,
+    },
+    {
+	.name = "gpt2",
+	.norm = MODEL_NORM_LAYER,
+	.eps_key = "attention.layer_norm_epsilon",
+	.pos = MODEL_POS_LEARNED,
+	.rope = MODEL_ROPE_NONE,
+	.act = MODEL_ACT_GELU_TANH,
+	.all_biases = true,
+    },
 };
 
 #define N_ARCHS (sizeof(archs) / sizeof(archs[0]))

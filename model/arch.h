@@ -17,20 +17,20 @@
 #include "model/graph.h"
 
 enum model_pos {
-	MODEL_POS_ROPE,     /* rotary, on Q and K of each block */
-	MODEL_POS_LEARNED,  /* a table added to the embedding; its length is a hard limit */
+	MODEL_POS_ROPE,    /* rotary, on Q and K of each block */
+	MODEL_POS_LEARNED, /* a table added to the embedding; its length is a hard limit */
 };
 
 struct model_arch {
-	const char *name;           /* general.architecture, and the prefix of the keys */
-	enum model_norm norm;       /* of all norms of the model */
-	const char *eps_key;        /* without the prefix */
+	const char *name;     /* general.architecture, and the prefix of the keys */
+	enum model_norm norm; /* of all norms of the model */
+	const char *eps_key;  /* without the prefix */
 	enum model_pos pos;
-	enum model_rope rope;       /* which elements pair up, for MODEL_POS_ROPE */
+	enum model_rope rope; /* which elements pair up, for MODEL_POS_ROPE */
 	enum model_act act;
-	bool ffn_gated;             /* act(gate) * up, or act(up) alone */
-	bool all_biases;            /* norms and matrices must have biases; otherwise they may */
-	bool moe_norm_weights;      /* chosen experts' weights are made to sum 1 */
+	bool ffn_gated;        /* act(gate) * up, or act(up) alone */
+	bool all_biases;       /* norms and matrices must have biases; otherwise they may */
+	bool moe_norm_weights; /* chosen experts' weights are made to sum 1 */
 };
 
 /* NULL where there is none. */

@@ -15,13 +15,13 @@
 #include "base/check.h"
 #include "model/gguf_priv.h"
 
-#define GGUF_MAGIC          0x46554747u /* "GGUF" read as a little-endian u32 */
-#define GGUF_HEADER_BYTES   24u         /* magic, version, n_tensors, n_kv */
-#define GGUF_ALIGN_DEFAULT  32u
-#define GGUF_ALIGN_MIN      8u          /* the format asks for a multiple of 8 */
-#define GGUF_ALIGN_MAX      (1u << 20)
-#define GGUF_KEY_MAX        65535u      /* the format's own limit on a key */
-#define GGUF_MAX_DIMS       4u
+#define GGUF_MAGIC         0x46554747u /* "GGUF" read as a little-endian u32 */
+#define GGUF_HEADER_BYTES  24u         /* magic, version, n_tensors, n_kv */
+#define GGUF_ALIGN_DEFAULT 32u
+#define GGUF_ALIGN_MIN     8u /* the format asks for a multiple of 8 */
+#define GGUF_ALIGN_MAX     (1u << 20)
+#define GGUF_KEY_MAX       65535u /* the format's own limit on a key */
+#define GGUF_MAX_DIMS      4u
 /* The least bytes an entry takes in the file. A count that would need more than the file has is
  * refused before anything is allocated for it, so tables stay within a few times the file. */
 #define GGUF_KV_MIN_BYTES     (8u + 1u + 4u + 1u)
@@ -43,17 +43,13 @@ static const struct dtype_info {
 	const char *name;
 	uint32_t elems, bytes;
 } dtypes[] = {
-	{ GGUF_DT_F32, "F32", 1, 4 },        { GGUF_DT_F16, "F16", 1, 2 },
-	{ GGUF_DT_Q4_0, "Q4_0", 32, 18 },    { GGUF_DT_Q4_1, "Q4_1", 32, 20 },
-	{ GGUF_DT_Q5_0, "Q5_0", 32, 22 },    { GGUF_DT_Q5_1, "Q5_1", 32, 24 },
-	{ GGUF_DT_Q8_0, "Q8_0", 32, 34 },    { GGUF_DT_Q8_1, "Q8_1", 32, 36 },
-	{ GGUF_DT_Q2_K, "Q2_K", 256, 84 },   { GGUF_DT_Q3_K, "Q3_K", 256, 110 },
-	{ GGUF_DT_Q4_K, "Q4_K", 256, 144 },  { GGUF_DT_Q5_K, "Q5_K", 256, 176 },
-	{ GGUF_DT_Q6_K, "Q6_K", 256, 210 },  { GGUF_DT_Q8_K, "Q8_K", 256, 292 },
-	{ GGUF_DT_IQ4_NL, "IQ4_NL", 32, 18 }, { GGUF_DT_I8, "I8", 1, 1 },
-	{ GGUF_DT_I16, "I16", 1, 2 },        { GGUF_DT_I32, "I32", 1, 4 },
-	{ GGUF_DT_I64, "I64", 1, 8 },        { GGUF_DT_F64, "F64", 1, 8 },
-	{ GGUF_DT_BF16, "BF16", 1, 2 },
+    {GGUF_DT_F32, "F32", 1, 4},       {GGUF_DT_F16, "F16", 1, 2},       {GGUF_DT_Q4_0, "Q4_0", 32, 18},
+    {GGUF_DT_Q4_1, "Q4_1", 32, 20},   {GGUF_DT_Q5_0, "Q5_0", 32, 22},   {GGUF_DT_Q5_1, "Q5_1", 32, 24},
+    {GGUF_DT_Q8_0, "Q8_0", 32, 34},   {GGUF_DT_Q8_1, "Q8_1", 32, 36},   {GGUF_DT_Q2_K, "Q2_K", 256, 84},
+    {GGUF_DT_Q3_K, "Q3_K", 256, 110}, {GGUF_DT_Q4_K, "Q4_K", 256, 144}, {GGUF_DT_Q5_K, "Q5_K", 256, 176},
+    {GGUF_DT_Q6_K, "Q6_K", 256, 210}, {GGUF_DT_Q8_K, "Q8_K", 256, 292}, {GGUF_DT_IQ4_NL, "IQ4_NL", 32, 18},
+    {GGUF_DT_I8, "I8", 1, 1},         {GGUF_DT_I16, "I16", 1, 2},       {GGUF_DT_I32, "I32", 1, 4},
+    {GGUF_DT_I64, "I64", 1, 8},       {GGUF_DT_F64, "F64", 1, 8},       {GGUF_DT_BF16, "BF16", 1, 2},
 };
 
 static const struct dtype_info *dtype_find(uint32_t t)
@@ -85,7 +81,7 @@ bool gguf_dtype_block(enum gguf_dtype t, uint32_t *elems_out, uint32_t *bytes_ou
 
 uint32_t gguf_type_bytes(uint32_t t)
 {
-	static const uint8_t bytes[] = { 1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8 };
+	static const uint8_t bytes[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
 
 	return t < sizeof(bytes) ? bytes[t] : 0;
 }
@@ -164,19 +160,19 @@ static bool name_is_clean(const struct gguf_str *s)
 static int read_str_array(struct cursor *c, struct gguf_kv *kv)
 {
 	if (kv->n > cursor_left(c) / 8)
-		return torn(c, "key '%s': %llu strings cannot fit the %zu bytes that follow",
-			    kv->name, (unsigned long long)kv->n, cursor_left(c));
+		return torn(c, "key '%s': %llu strings cannot fit the %zu bytes that follow", kv->name,
+			    (unsigned long long)kv->n, cursor_left(c));
 	kv->str_off = malloc((size_t)kv->n * sizeof(*kv->str_off) + 1);
 	if (kv->str_off == NULL)
-		return ps_err_set(c->err, -ENOMEM, "%s: no memory for the index of key '%.300s'",
-				  c->path, kv->name);
+		return ps_err_set(c->err, -ENOMEM, "%s: no memory for the index of key '%.300s'", c->path,
+				  kv->name);
 	for (uint64_t i = 0; i < kv->n; i++) {
 		struct gguf_str s;
 
 		kv->str_off[i] = c->off;
 		if (take_str(c, &s) < 0)
-			return torn(c, "key '%s': string %llu of %llu runs past the file's end",
-				    kv->name, (unsigned long long)i, (unsigned long long)kv->n);
+			return torn(c, "key '%s': string %llu of %llu runs past the file's end", kv->name,
+				    (unsigned long long)i, (unsigned long long)kv->n);
 	}
 	return 0;
 }
@@ -234,8 +230,7 @@ static int read_value(struct cursor *c, struct gguf_kv *kv)
 static int read_kvs(struct cursor *c, struct gguf *g, uint64_t n)
 {
 	if (n > cursor_left(c) / GGUF_KV_MIN_BYTES)
-		return torn(c, "%llu keys cannot fit a file of %zu bytes", (unsigned long long)n,
-			    c->size);
+		return torn(c, "%llu keys cannot fit a file of %zu bytes", (unsigned long long)n, c->size);
 	g->kv = calloc((size_t)n + 1, sizeof(*g->kv));
 	if (g->kv == NULL)
 		return ps_err_set(c->err, -ENOMEM, "%s: no memory for %llu keys", c->path,
@@ -249,8 +244,10 @@ static int read_kvs(struct cursor *c, struct gguf *g, uint64_t n)
 			return torn(c, "the file ends inside the name of key %llu of %llu",
 				    (unsigned long long)i, (unsigned long long)n);
 		if (name.len > GGUF_KEY_MAX || !name_is_clean(&name))
-			return torn(c, "the name of key %llu is empty, too long or has control "
-				    "characters", (unsigned long long)i);
+			return torn(c,
+				    "the name of key %llu is empty, too long or has control "
+				    "characters",
+				    (unsigned long long)i);
 		kv->name = strndup(name.s, name.len);
 		if (kv->name == NULL)
 			return ps_err_set(c->err, -ENOMEM, "%s: no memory for a key", c->path);
@@ -275,8 +272,10 @@ static int read_alignment(const struct cursor *c, const struct gguf *g, uint32_t
 			return torn(c, "key 'general.alignment': expected a u32");
 		align = ps_load32(g->kv[i].value);
 		if (align < GGUF_ALIGN_MIN || align > GGUF_ALIGN_MAX || (align & (align - 1)) != 0)
-			return torn(c, "key 'general.alignment': %u is not a power of two in "
-				    "%u..%u", align, GGUF_ALIGN_MIN, GGUF_ALIGN_MAX);
+			return torn(c,
+				    "key 'general.alignment': %u is not a power of two in "
+				    "%u..%u",
+				    align, GGUF_ALIGN_MIN, GGUF_ALIGN_MAX);
 		*align_out = align;
 	}
 	return 0;
@@ -290,8 +289,8 @@ static int tensor_bytes(const struct cursor *c, struct gguf_tensor *t, uint32_t 
 	uint64_t n = 1;
 
 	if (d == NULL)
-		return ps_err_set(c->err, -ENOTSUP, "%.400s: tensor '%s': unknown element type %u",
-				  c->path, t->name, dtype);
+		return ps_err_set(c->err, -ENOTSUP, "%.400s: tensor '%s': unknown element type %u", c->path,
+				  t->name, dtype);
 	t->dtype = d->type;
 	for (uint32_t i = 0; i < GGUF_MAX_DIMS; i++) {
 		if (t->ne[i] == 0 || __builtin_mul_overflow(n, t->ne[i], &n) || n > INT64_MAX)
@@ -299,8 +298,8 @@ static int tensor_bytes(const struct cursor *c, struct gguf_tensor *t, uint32_t 
 				    (unsigned long long)t->ne[i]);
 	}
 	if (t->ne[0] % d->elems != 0)
-		return torn(c, "tensor '%s': rows of %llu elements are not whole %s blocks of %u",
-			    t->name, (unsigned long long)t->ne[0], d->name, d->elems);
+		return torn(c, "tensor '%s': rows of %llu elements are not whole %s blocks of %u", t->name,
+			    (unsigned long long)t->ne[0], d->name, d->elems);
 	if (__builtin_mul_overflow(n / d->elems, (uint64_t)d->bytes, &t->n_bytes))
 		return torn(c, "tensor '%s': its size overflows", t->name);
 	return 0;
@@ -315,8 +314,10 @@ static int read_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t i, uint
 	if (take_str(c, &name) < 0)
 		return torn(c, "the file ends inside the name of tensor %llu", (unsigned long long)i);
 	if (name.len >= sizeof(t->name) || !name_is_clean(&name))
-		return torn(c, "the name of tensor %llu is empty, longer than %zu bytes or has "
-			    "control characters", (unsigned long long)i, sizeof(t->name) - 1);
+		return torn(c,
+			    "the name of tensor %llu is empty, longer than %zu bytes or has "
+			    "control characters",
+			    (unsigned long long)i, sizeof(t->name) - 1);
 	memcpy(t->name, name.s, name.len);
 	if (take_u32(c, &t->n_dims) < 0)
 		return torn(c, "tensor '%s': the file ends inside its description", t->name);
@@ -346,9 +347,10 @@ static int place_tensors(const struct cursor *c, struct gguf *g, const uint64_t 
 			return torn(c, "tensor '%s': offset %llu is not a multiple of the alignment %u",
 				    t->name, (unsigned long long)offs[i], align);
 		if (offs[i] > avail || t->n_bytes > avail - offs[i])
-			return torn(c, "tensor '%s': needs %llu bytes at %llu of the data, which has "
-				    "%llu: the file is truncated or wrong", t->name,
-				    (unsigned long long)t->n_bytes, (unsigned long long)offs[i],
+			return torn(c,
+				    "tensor '%s': needs %llu bytes at %llu of the data, which has "
+				    "%llu: the file is truncated or wrong",
+				    t->name, (unsigned long long)t->n_bytes, (unsigned long long)offs[i],
 				    (unsigned long long)avail);
 		t->data = g->map + start + offs[i];
 	}
@@ -362,8 +364,7 @@ static int read_tensors(struct cursor *c, struct gguf *g, uint64_t n)
 	int rc;
 
 	if (n > cursor_left(c) / GGUF_TENSOR_MIN_BYTES)
-		return torn(c, "%llu tensors cannot fit a file of %zu bytes", (unsigned long long)n,
-			    c->size);
+		return torn(c, "%llu tensors cannot fit a file of %zu bytes", (unsigned long long)n, c->size);
 	g->tensors = calloc((size_t)n + 1, sizeof(*g->tensors));
 	offs = calloc((size_t)n + 1, sizeof(*offs));
 	if (g->tensors == NULL || offs == NULL) {
@@ -476,24 +477,24 @@ static int check_version(const struct cursor *c, uint32_t magic, uint32_t versio
 	if (version == 2 || version == 3)
 		return 0;
 	if (version != 0 && (version & 0xffffu) == 0)
-		return ps_err_set(c->err, -ENOTSUP, "%.400s: a big-endian GGUF file (version %u); "
-				  "only little-endian ones are supported", c->path,
-				  __builtin_bswap32(version));
-	return ps_err_set(c->err, -ENOTSUP, "%.400s: GGUF version %u, expected 2 or 3", c->path,
-			  version);
+		return ps_err_set(c->err, -ENOTSUP,
+				  "%.400s: a big-endian GGUF file (version %u); "
+				  "only little-endian ones are supported",
+				  c->path, __builtin_bswap32(version));
+	return ps_err_set(c->err, -ENOTSUP, "%.400s: GGUF version %u, expected 2 or 3", c->path, version);
 }
 
 static int parse(struct gguf *g, struct ps_err *err)
 {
-	struct cursor c = { .map = g->map, .size = g->size, .path = g->path, .err = err };
+	struct cursor c = {.map = g->map, .size = g->size, .path = g->path, .err = err};
 	uint64_t n_tensors = 0, n_kv = 0;
 	uint32_t magic = 0;
 	int rc;
 
 	if (c.size < GGUF_HEADER_BYTES)
 		return torn(&c, "%zu bytes are too few for a GGUF header", c.size);
-	if (take_u32(&c, &magic) < 0 || take_u32(&c, &g->version) < 0 ||
-	    take_u64(&c, &n_tensors) < 0 || take_u64(&c, &n_kv) < 0)
+	if (take_u32(&c, &magic) < 0 || take_u32(&c, &g->version) < 0 || take_u64(&c, &n_tensors) < 0 ||
+	    take_u64(&c, &n_kv) < 0)
 		return torn(&c, "the file ends inside its header");
 	rc = check_version(&c, magic, g->version);
 	if (rc == 0)

@@ -19,18 +19,45 @@
 
 /* Numbers are those of the file format. */
 enum gguf_type {
-	GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL,
-	GGUF_STRING, GGUF_ARRAY, GGUF_U64, GGUF_I64, GGUF_F64,
+	GGUF_U8,
+	GGUF_I8,
+	GGUF_U16,
+	GGUF_I16,
+	GGUF_U32,
+	GGUF_I32,
+	GGUF_F32,
+	GGUF_BOOL,
+	GGUF_STRING,
+	GGUF_ARRAY,
+	GGUF_U64,
+	GGUF_I64,
+	GGUF_F64,
 };
 
 /* Tensor element types, numbers of the file format. Types that the reader knows the size of
  * but no back end computes with are refused when a graph is built, not when a file is opened. */
 enum gguf_dtype {
-	GGUF_DT_F32 = 0, GGUF_DT_F16 = 1, GGUF_DT_Q4_0 = 2, GGUF_DT_Q4_1 = 3, GGUF_DT_Q5_0 = 6,
-	GGUF_DT_Q5_1 = 7, GGUF_DT_Q8_0 = 8, GGUF_DT_Q8_1 = 9, GGUF_DT_Q2_K = 10, GGUF_DT_Q3_K = 11,
-	GGUF_DT_Q4_K = 12, GGUF_DT_Q5_K = 13, GGUF_DT_Q6_K = 14, GGUF_DT_Q8_K = 15,
-	GGUF_DT_IQ4_NL = 20, GGUF_DT_I8 = 24, GGUF_DT_I16 = 25, GGUF_DT_I32 = 26, GGUF_DT_I64 = 27,
-	GGUF_DT_F64 = 28, GGUF_DT_BF16 = 30,
+	GGUF_DT_F32 = 0,
+	GGUF_DT_F16 = 1,
+	GGUF_DT_Q4_0 = 2,
+	GGUF_DT_Q4_1 = 3,
+	GGUF_DT_Q5_0 = 6,
+	GGUF_DT_Q5_1 = 7,
+	GGUF_DT_Q8_0 = 8,
+	GGUF_DT_Q8_1 = 9,
+	GGUF_DT_Q2_K = 10,
+	GGUF_DT_Q3_K = 11,
+	GGUF_DT_Q4_K = 12,
+	GGUF_DT_Q5_K = 13,
+	GGUF_DT_Q6_K = 14,
+	GGUF_DT_Q8_K = 15,
+	GGUF_DT_IQ4_NL = 20,
+	GGUF_DT_I8 = 24,
+	GGUF_DT_I16 = 25,
+	GGUF_DT_I32 = 26,
+	GGUF_DT_I64 = 27,
+	GGUF_DT_F64 = 28,
+	GGUF_DT_BF16 = 30,
 };
 
 struct gguf_str {

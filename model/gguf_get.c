@@ -158,7 +158,7 @@ bool gguf_get_bool(const struct gguf *g, const char *key, bool *out)
 /* A string that was checked when the file was opened. */
 static struct gguf_str str_at(const uint8_t *p)
 {
-	return (struct gguf_str){ .s = (const char *)p + 8, .len = (size_t)ps_load64(p) };
+	return (struct gguf_str){.s = (const char *)p + 8, .len = (size_t)ps_load64(p)};
 }
 
 bool gguf_get_str(const struct gguf *g, const char *key, struct gguf_str *out)
@@ -280,7 +280,7 @@ static void text_add_scalar(struct text *t, enum gguf_type type, const uint8_t *
 
 void gguf_kv_format(const struct gguf *g, size_t i, size_t max_items, char *buf, size_t cap)
 {
-	struct text t = { .buf = buf, .cap = cap };
+	struct text t = {.buf = buf, .cap = cap};
 	const struct gguf_kv *kv;
 
 	CHECK(i < g->n_kv && cap > 0);
@@ -292,14 +292,13 @@ void gguf_kv_format(const struct gguf *g, size_t i, size_t max_items, char *buf,
 	}
 	text_add(&t, "[");
 	for (uint64_t k = 0; k < kv->n && k < max_items && t.len + 1 < t.cap; k++) {
-		const uint8_t *p = kv->elem == GGUF_STRING ? g->map + kv->str_off[k] :
-							     kv->value + k * gguf_type_bytes(kv->elem);
+		const uint8_t *p = kv->elem == GGUF_STRING ? g->map + kv->str_off[k]
+							   : kv->value + k * gguf_type_bytes(kv->elem);
 
 		text_add(&t, "%s", k > 0 ? ", " : "");
 		text_add_scalar(&t, kv->elem, p);
 	}
 	if (kv->n > max_items)
-		text_add(&t, "%s... %llu in all", max_items > 0 ? ", " : "",
-			 (unsigned long long)kv->n);
+		text_add(&t, "%s... %llu in all", max_items > 0 ? ", " : "", (unsigned long long)kv->n);
 	text_add(&t, "]");
 }

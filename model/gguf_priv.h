@@ -10,10 +10,10 @@
 struct gguf_kv {
 	char *name;
 	enum gguf_type type;
-	enum gguf_type elem;    /* of an array */
-	uint64_t n;             /* elements of an array, 1 otherwise */
-	const uint8_t *value;   /* first byte of the value; of an array, its first element */
-	uint64_t *str_off;      /* string arrays: offset of each element in the file */
+	enum gguf_type elem;  /* of an array */
+	uint64_t n;           /* elements of an array, 1 otherwise */
+	const uint8_t *value; /* first byte of the value; of an array, its first element */
+	uint64_t *str_off;    /* string arrays: offset of each element in the file */
 };
 
 /* Open addressing, entry + 1 in each used slot, at most half full. */

@@ -80,12 +80,10 @@ static bool has_weight(const struct build *b, uint32_t layer, const char *suffix
 static void check_shape(struct build *b, const struct gguf_tensor *t, const uint64_t want[3])
 {
 	if (t->ne[0] != want[0] || t->ne[1] != want[1] || t->ne[2] != want[2] || t->ne[3] != 1)
-		fail(b, -EBADMSG,
-		     "tensor '%s' is [%llu, %llu, %llu, %llu], expected [%llu, %llu, %llu]", t->name,
-		     (unsigned long long)t->ne[0], (unsigned long long)t->ne[1],
-		     (unsigned long long)t->ne[2], (unsigned long long)t->ne[3],
-		     (unsigned long long)want[0], (unsigned long long)want[1],
-		     (unsigned long long)want[2]);
+		fail(b, -EBADMSG, "tensor '%s' is [%llu, %llu, %llu, %llu], expected [%llu, %llu, %llu]",
+		     t->name, (unsigned long long)t->ne[0], (unsigned long long)t->ne[1],
+		     (unsigned long long)t->ne[2], (unsigned long long)t->ne[3], (unsigned long long)want[0],
+		     (unsigned long long)want[1], (unsigned long long)want[2]);
 }
 
 static const struct gguf_tensor *find_weight(struct build *b, uint32_t layer, const char *suffix,
@@ -107,29 +105,28 @@ static const struct gguf_tensor *find_weight(struct build *b, uint32_t layer, co
 	return t;
 }
 
-static const struct gguf_tensor *stack(struct build *b, uint32_t layer, const char *suffix,
-				       uint64_t in, uint64_t out, uint64_t n)
+static const struct gguf_tensor *stack(struct build *b, uint32_t layer, const char *suffix, uint64_t in,
+				       uint64_t out, uint64_t n)
 {
-	const uint64_t want[3] = { in, out, n };
+	const uint64_t want[3] = {in, out, n};
 	const struct gguf_tensor *t = find_weight(b, layer, suffix, want);
 
-	if (t != NULL && t->dtype != GGUF_DT_F32 && t->dtype != GGUF_DT_F16 &&
-	    t->dtype != GGUF_DT_BF16 && t->dtype != GGUF_DT_Q8_0)
+	if (t != NULL && t->dtype != GGUF_DT_F32 && t->dtype != GGUF_DT_F16 && t->dtype != GGUF_DT_BF16 &&
+	    t->dtype != GGUF_DT_Q8_0)
 		fail(b, -ENOTSUP, "tensor '%s' is %s; supported are F32, F16, BF16, Q8_0", t->name,
 		     gguf_dtype_name(t->dtype));
 	return t;
 }
 
-static const struct gguf_tensor *matrix(struct build *b, uint32_t layer, const char *suffix,
-					uint64_t in, uint64_t out)
+static const struct gguf_tensor *matrix(struct build *b, uint32_t layer, const char *suffix, uint64_t in,
+					uint64_t out)
 {
 	return stack(b, layer, suffix, in, out, 1);
 }
 
-static const struct gguf_tensor *vector(struct build *b, uint32_t layer, const char *suffix,
-					uint64_t n)
+static const struct gguf_tensor *vector(struct build *b, uint32_t layer, const char *suffix, uint64_t n)
 {
-	const uint64_t want[3] = { n, 1, 1 };
+	const uint64_t want[3] = {n, 1, 1};
 	const struct gguf_tensor *t = find_weight(b, layer, suffix, want);
 
 	if (t != NULL && t->dtype != GGUF_DT_F32)
@@ -160,9 +157,14 @@ static struct model_op *emit(struct build *b, enum model_op_kind kind, uint32_t 
 	CHECK(gr->n_ops < b->max_ops && dst < N_BUFS);
 	op = &gr->ops[gr->n_ops++];
 	*op = (struct model_op){
-		.kind = kind, .dst = (uint8_t)dst, .src0 = (uint8_t)src0, .src1 = MODEL_BUF_NONE,
-		.src2 = MODEL_BUF_NONE, .layer = layer == GLOBAL ? 0 : layer, .width = width,
-		.scale = 1.0f,
+	    .kind = kind,
+	    .dst = (uint8_t)dst,
+	    .src0 = (uint8_t)src0,
+	    .src1 = MODEL_BUF_NONE,
+	    .src2 = MODEL_BUF_NONE,
+	    .layer = layer == GLOBAL ? 0 : layer,
+	    .width = width,
+	    .scale = 1.0f,
 	};
 	CHECK(gr->buf_width[dst] == 0 || gr->buf_width[dst] == width);
 	gr->buf_width[dst] = width;
@@ -182,8 +184,8 @@ static void emit_norm(struct build *b, uint32_t layer, const char *stem, uint32_
 }
 
 /* A matrix of its own, with a bias if the file has one. */
-static void emit_matmul(struct build *b, uint32_t layer, const char *stem, uint32_t dst,
-			uint32_t src, uint32_t in, uint32_t out)
+static void emit_matmul(struct build *b, uint32_t layer, const char *stem, uint32_t dst, uint32_t src,
+			uint32_t in, uint32_t out)
 {
 	struct model_op *op = emit(b, MODEL_OP_MATMUL, layer, dst, src, out);
 	char suffix[64];
@@ -201,8 +203,7 @@ static void emit_fused_qkv(struct build *b, uint32_t layer, const uint32_t width
 	const struct gguf_tensor *w_bias = bias(b, layer, "attn_qkv", total);
 
 	for (uint32_t i = 0; i < 3; i++) {
-		struct model_op *op =
-			emit(b, MODEL_OP_MATMUL, layer, BUF_Q + i, BUF_NORM, widths[i]);
+		struct model_op *op = emit(b, MODEL_OP_MATMUL, layer, BUF_Q + i, BUF_NORM, widths[i]);
 
 		op->w = w;
 		op->b = w_bias;
@@ -215,8 +216,8 @@ static void emit_fused_qkv(struct build *b, uint32_t layer, const uint32_t width
 static void emit_qkv(struct build *b, uint32_t layer)
 {
 	const struct model_hparams *hp = b->hp;
-	const uint32_t widths[3] = { hp->n_heads * hp->head_dim, hp->n_heads_kv * hp->head_dim,
-				     hp->n_heads_kv * hp->head_dim_v };
+	const uint32_t widths[3] = {hp->n_heads * hp->head_dim, hp->n_heads_kv * hp->head_dim,
+				    hp->n_heads_kv * hp->head_dim_v};
 
 	if (has_weight(b, layer, "attn_qkv.weight")) {
 		emit_fused_qkv(b, layer, widths);
@@ -229,8 +230,7 @@ static void emit_qkv(struct build *b, uint32_t layer)
 
 static void emit_rope(struct build *b, uint32_t layer, uint32_t buf, uint32_t n_heads)
 {
-	struct model_op *op =
-		emit(b, MODEL_OP_ROPE, layer, buf, buf, n_heads * b->hp->head_dim);
+	struct model_op *op = emit(b, MODEL_OP_ROPE, layer, buf, buf, n_heads * b->hp->head_dim);
 
 	op->n_heads = n_heads;
 	op->head_dim = b->hp->head_dim;
@@ -315,8 +315,7 @@ static void emit_block(struct build *b, uint32_t layer)
 static void emit_embed(struct build *b)
 {
 	const struct model_hparams *hp = b->hp;
-	struct model_op *op =
-		emit(b, MODEL_OP_EMBED, GLOBAL, BUF_X, MODEL_BUF_NONE, hp->n_embd);
+	struct model_op *op = emit(b, MODEL_OP_EMBED, GLOBAL, BUF_X, MODEL_BUF_NONE, hp->n_embd);
 
 	op->w = matrix(b, GLOBAL, "token_embd.weight", hp->n_embd, hp->n_vocab);
 	if (b->arch->pos == MODEL_POS_LEARNED)
@@ -335,8 +334,7 @@ static void emit_head(struct build *b)
 	emit_norm(b, GLOBAL, "output_norm", BUF_OUT, BUF_NORM);
 	op = emit(b, MODEL_OP_MATMUL, GLOBAL, BUF_LOGITS, BUF_OUT, hp->n_vocab);
 	op->rows = hp->n_vocab;
-	op->w = matrix(b, GLOBAL, tied ? "token_embd.weight" : "output.weight", hp->n_embd,
-		       hp->n_vocab);
+	op->w = matrix(b, GLOBAL, tied ? "token_embd.weight" : "output.weight", hp->n_embd, hp->n_vocab);
 }
 
 /* ---- the whole ------------------------------------------------------------------------------ */
@@ -345,8 +343,8 @@ static void emit_head(struct build *b)
 static bool belongs_elsewhere(const struct build *b, const char *name)
 {
 	static const char *const globals[] = {
-		"token_embd.weight", "position_embd.weight", "output_norm.weight", "output_norm.bias",
-		"output.weight", "rope_freqs.weight",
+	    "token_embd.weight", "position_embd.weight", "output_norm.weight",
+	    "output_norm.bias",  "output.weight",        "rope_freqs.weight",
 	};
 	unsigned int layer;
 	int n = 0;
@@ -368,8 +366,10 @@ static void check_all_used(struct build *b)
 		const struct gguf_tensor *t = gguf_tensor_at(b->g, i);
 
 		if (!b->used[i] && !belongs_elsewhere(b, t->name))
-			fail(b, -ENOTSUP, "tensor '%s' is not part of architecture %s as it is "
-			     "supported here", t->name, b->hp->arch);
+			fail(b, -ENOTSUP,
+			     "tensor '%s' is not part of architecture %s as it is "
+			     "supported here",
+			     t->name, b->hp->arch);
 	}
 }
 
@@ -399,10 +399,10 @@ static int check_range(const struct gguf *g, const struct model_graph *gr, struc
 			  gguf_path(g), gr->block_first, gr->block_last, gr->hp.n_layers);
 }
 
-int model_graph_build(const struct gguf *g, uint32_t first, uint32_t last,
-		      struct model_graph **graph_out, struct ps_err *err)
+int model_graph_build(const struct gguf *g, uint32_t first, uint32_t last, struct model_graph **graph_out,
+		      struct ps_err *err)
 {
-	struct build b = { .g = g, .err = err };
+	struct build b = {.g = g, .err = err};
 	struct model_graph *gr;
 	int rc;
 
@@ -451,11 +451,11 @@ void model_graph_free(struct model_graph *graph)
 const char *model_op_name(enum model_op_kind kind)
 {
 	static const char *const names[] = {
-		[MODEL_OP_EMBED] = "embed", [MODEL_OP_NORM] = "norm",
-		[MODEL_OP_MATMUL] = "matmul", [MODEL_OP_ROPE] = "rope",
-		[MODEL_OP_ATTN] = "attn", [MODEL_OP_ACT] = "act",
-		[MODEL_OP_GLU] = "glu", [MODEL_OP_ADD] = "add",
-		[MODEL_OP_MOE] = "moe", [MODEL_OP_SELECT_ROWS] = "select_rows",
+	    [MODEL_OP_EMBED] = "embed",   [MODEL_OP_NORM] = "norm",
+	    [MODEL_OP_MATMUL] = "matmul", [MODEL_OP_ROPE] = "rope",
+	    [MODEL_OP_ATTN] = "attn",     [MODEL_OP_ACT] = "act",
+	    [MODEL_OP_GLU] = "glu",       [MODEL_OP_ADD] = "add",
+	    [MODEL_OP_MOE] = "moe",       [MODEL_OP_SELECT_ROWS] = "select_rows",
 	};
 
 	CHECK((size_t)kind < sizeof(names) / sizeof(names[0]));

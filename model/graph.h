@@ -27,9 +27,9 @@
 #include "base/err.h"
 #include "model/gguf.h"
 
-#define MODEL_MAX_BUFS  16u
-#define MODEL_BUF_X     0u   /* the residual stream */
-#define MODEL_BUF_NONE  255u
+#define MODEL_MAX_BUFS 16u
+#define MODEL_BUF_X    0u /* the residual stream */
+#define MODEL_BUF_NONE 255u
 
 enum model_op_kind {
 	/* dst = w[token] * scale (+ w2[position] if w2 is there): rows of the embedding tables.
@@ -78,15 +78,15 @@ enum model_rope { MODEL_ROPE_NONE, MODEL_ROPE_NORM, MODEL_ROPE_NEOX };
  */
 struct model_rope_params {
 	enum model_rope kind;
-	uint32_t n_rot;                /* even, at most head_dim */
+	uint32_t n_rot; /* even, at most head_dim */
 	/* Multiplies cos and sin. It is final: YaRN's 1 + 0.1 ln(factor) and the file's attn_factor
 	 * are already in it. 1 without YaRN. */
 	float mscale;
 	/* What model_rope_freqs computes from. */
 	float freq_base;
-	float freq_scale;              /* 1/factor of linear and YaRN scaling, 1 for none */
+	float freq_scale;                  /* 1/factor of linear and YaRN scaling, 1 for none */
 	const struct gguf_tensor *factors; /* [n_rot/2] F32: angles are divided by them; may be NULL */
-	float ext_factor;              /* YaRN (Peng et al., 2023); 0: off */
+	float ext_factor;                  /* YaRN (Peng et al., 2023); 0: off */
 	float beta_fast, beta_slow;
 	uint32_t n_ctx_orig;
 };
@@ -96,20 +96,22 @@ struct model_rope_params {
  * position, so this is all there is to it:
  *   t = freq_base^(-2i/n_rot) / factors[i]
  *   without YaRN: freq = freq_scale * t
- *   YaRN: freq = freq_scale * t * (1 - m) + t * m, with m = ext_factor * (1 - clamp01((i - low) / max(high - low, 0.001))),
- *         low = max(0, floor(d(beta_fast))), high = min(n_rot - 1, ceil(d(beta_slow))),
- *         d(beta) = n_rot * ln(n_ctx_orig / (2 pi beta)) / (2 ln freq_base).
+ *   YaRN:         freq = freq_scale * t * (1 - m) + t * m
+ *     m       = ext_factor * (1 - clamp01((i - low) / max(high - low, 0.001)))
+ *     low     = max(0, floor(d(beta_fast)))
+ *     high    = min(n_rot - 1, ceil(d(beta_slow)))
+ *     d(beta) = n_rot * ln(n_ctx_orig / (2 pi beta)) / (2 ln freq_base)
  */
 void model_rope_freqs(const struct model_rope_params *p, double *freqs_out);
 
 struct model_op {
 	enum model_op_kind kind;
 	uint8_t dst, src0, src1, src2;
-	uint32_t layer;                /* block number in the whole model */
-	uint32_t width;                /* of dst */
+	uint32_t layer; /* block number in the whole model */
+	uint32_t width; /* of dst */
 	const struct gguf_tensor *w, *b, *w2;
-	uint32_t row0, rows;           /* MATMUL: outputs taken from w and b */
-	float scale;                   /* EMBED, MATMUL; 1 if there is none */
+	uint32_t row0, rows; /* MATMUL: outputs taken from w and b */
+	float scale;         /* EMBED, MATMUL; 1 if there is none */
 	/* NORM */
 	enum model_norm norm;
 	float eps;
@@ -118,7 +120,7 @@ struct model_op {
 	/* ROPE, ATTN, per-head NORM */
 	uint32_t n_heads, n_heads_kv, head_dim, head_dim_v;
 	/* ATTN */
-	float attn_scale;              /* scores are q.k * attn_scale */
+	float attn_scale; /* scores are q.k * attn_scale */
 	bool causal;
 	/* MOE */
 	uint32_t n_experts, n_experts_used;
@@ -128,26 +130,26 @@ struct model_op {
 
 struct model_hparams {
 	char arch[32];
-	char name[96];                 /* general.name, may be empty */
+	char name[96]; /* general.name, may be empty */
 	uint32_t n_layers, n_embd, n_heads, n_heads_kv, head_dim, n_ff, n_vocab;
-	uint32_t head_dim_v;           /* of V, mostly head_dim */
+	uint32_t head_dim_v; /* of V, mostly head_dim */
 	uint32_t n_ctx_train;
-	uint32_t n_ctx_max;            /* hard limit: rows of a learned position table; 0: none */
+	uint32_t n_ctx_max; /* hard limit: rows of a learned position table; 0: none */
 	uint32_t n_experts, n_experts_used;
 	float norm_eps;
 	struct model_rope_params rope;
 };
 
 struct model_graph {
-	const struct gguf *gguf;       /* borrowed */
+	const struct gguf *gguf; /* borrowed */
 	struct model_hparams hp;
 	uint32_t block_first, block_last; /* [first, last): last - first blocks */
-	bool has_embed, has_head;      /* the first range embeds tokens, the last makes logits */
+	bool has_embed, has_head;         /* the first range embeds tokens, the last makes logits */
 	struct model_op *ops;
 	uint32_t n_ops;
 	uint32_t n_bufs;
 	uint32_t buf_width[MODEL_MAX_BUFS]; /* 0: unused */
-	uint8_t out_buf;               /* logits [n_outputs, n_vocab] if has_head, else MODEL_BUF_X */
+	uint8_t out_buf;                    /* logits [n_outputs, n_vocab] if has_head, else MODEL_BUF_X */
 	uint32_t out_width;
 };
 
@@ -166,8 +168,10 @@ void model_graph_free(struct model_graph *graph);
 const char *model_op_name(enum model_op_kind kind);
 
 /* Cuts n_layers blocks into n_stages contiguous ranges whose weight bytes (embedding and head
- * included) are as even as can be; cuts_out[n_stages + 1], cuts_out[0] = 0. -EINVAL if more stages than blocks. */
-int ps_warn_unused model_split_even(const struct gguf *g, uint32_t n_stages, uint32_t *cuts_out, struct ps_err *err);
+ * included) are as even as can be; cuts_out[n_stages + 1], cuts_out[0] = 0. -EINVAL if more stages than
+ * blocks. */
+int ps_warn_unused model_split_even(const struct gguf *g, uint32_t n_stages, uint32_t *cuts_out,
+				    struct ps_err *err);
 
 /* Bytes of weights that blocks [first, last) use (plus embedding/head where they belong). */
 uint64_t model_range_bytes(const struct gguf *g, uint32_t first, uint32_t last);

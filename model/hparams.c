@@ -79,8 +79,8 @@ static bool opt_u32(struct reader *r, const char *suffix, uint32_t lo, uint32_t 
 	if (r->rc < 0 || !gguf_has(r->g, key))
 		return false;
 	if (!gguf_get_u32(r->g, key, &v) && !get_uniform_i32(r->g, key, &v))
-		fail(r, -EBADMSG, "key '%s': expected an integer (%u..%u), the same for all blocks",
-		     key, lo, hi);
+		fail(r, -EBADMSG, "key '%s': expected an integer (%u..%u), the same for all blocks", key, lo,
+		     hi);
 	else if (v < lo || v > hi)
 		fail(r, -EBADMSG, "key '%s': %u is outside %u..%u", key, v, lo, hi);
 	else
@@ -106,15 +106,14 @@ static bool opt_f32(struct reader *r, const char *suffix, float lo, float hi, fl
 	if (!gguf_get_f32(r->g, key, &v))
 		fail(r, -EBADMSG, "key '%s': expected a floating-point number", key);
 	else if (!(v >= lo && v <= hi)) /* also NaN */
-		fail(r, -EBADMSG, "key '%s': %g is outside %g..%g", key, (double)v, (double)lo,
-		     (double)hi);
+		fail(r, -EBADMSG, "key '%s': %g is outside %g..%g", key, (double)v, (double)lo, (double)hi);
 	else
 		*out = v;
 	return r->rc == 0;
 }
 
-static const struct model_arch *read_arch(const struct gguf *g, struct model_hparams *hp,
-					  struct ps_err *err, int *rc_out)
+static const struct model_arch *read_arch(const struct gguf *g, struct model_hparams *hp, struct ps_err *err,
+					  int *rc_out)
 {
 	const struct model_arch *arch;
 	struct gguf_str s;
@@ -122,8 +121,8 @@ static const struct model_arch *read_arch(const struct gguf *g, struct model_hpa
 
 	*rc_out = 0;
 	if (!gguf_get_str(g, "general.architecture", &s) || s.len == 0) {
-		*rc_out = ps_err_set(err, -EBADMSG, "%.400s: key 'general.architecture' is missing",
-				     gguf_path(g));
+		*rc_out =
+		    ps_err_set(err, -EBADMSG, "%.400s: key 'general.architecture' is missing", gguf_path(g));
 		return NULL;
 	}
 	arch = model_arch_find(s.s, s.len);
@@ -131,9 +130,9 @@ static const struct model_arch *read_arch(const struct gguf *g, struct model_hpa
 		model_arch_list(known, sizeof(known));
 		for (size_t i = 0; i < s.len && i < sizeof(hp->arch) - 1; i++)
 			hp->arch[i] = s.s[i] > 0x20 && s.s[i] < 0x7f ? s.s[i] : '?';
-		*rc_out = ps_err_set(err, -ENOTSUP,
-				     "%.400s: architecture '%s' is not supported; supported: %s",
-				     gguf_path(g), hp->arch, known);
+		*rc_out =
+		    ps_err_set(err, -ENOTSUP, "%.400s: architecture '%s' is not supported; supported: %s",
+			       gguf_path(g), hp->arch, known);
 		return NULL;
 	}
 	snprintf(hp->arch, sizeof(hp->arch), "%s", arch->name);
@@ -167,11 +166,13 @@ static void read_vocab(struct reader *r, struct model_hparams *hp)
 	}
 	hp->n_vocab = (uint32_t)t->ne[1];
 	if (opt_u32(r, "vocab_size", 1, MAX_VOCAB, &said) && said != hp->n_vocab)
-		fail(r, -EBADMSG, "key '%s.vocab_size' is %u, but 'token_embd.weight' has %u rows",
-		     r->arch, said, hp->n_vocab);
+		fail(r, -EBADMSG, "key '%s.vocab_size' is %u, but 'token_embd.weight' has %u rows", r->arch,
+		     said, hp->n_vocab);
 	if (n_tokens > hp->n_vocab)
-		fail(r, -EBADMSG, "key 'tokenizer.ggml.tokens' has %zu entries, but "
-		     "'token_embd.weight' only %u rows", n_tokens, hp->n_vocab);
+		fail(r, -EBADMSG,
+		     "key 'tokenizer.ggml.tokens' has %zu entries, but "
+		     "'token_embd.weight' only %u rows",
+		     n_tokens, hp->n_vocab);
 }
 
 static void read_heads(struct reader *r, struct model_hparams *hp)
@@ -187,8 +188,8 @@ static void read_heads(struct reader *r, struct model_hparams *hp)
 	hp->head_dim = hp->n_embd / hp->n_heads;
 	if (!opt_u32(r, "attention.key_length", 1, MAX_HEAD_DIM, &hp->head_dim) &&
 	    (hp->n_embd % hp->n_heads != 0 || hp->head_dim > MAX_HEAD_DIM))
-		fail(r, -EBADMSG, "an embedding of %u cannot be cut into %u heads of at most %u",
-		     hp->n_embd, hp->n_heads, MAX_HEAD_DIM);
+		fail(r, -EBADMSG, "an embedding of %u cannot be cut into %u heads of at most %u", hp->n_embd,
+		     hp->n_heads, MAX_HEAD_DIM);
 	hp->head_dim_v = hp->head_dim;
 	opt_u32(r, "attention.value_length", 1, MAX_HEAD_DIM, &hp->head_dim_v);
 }
@@ -215,8 +216,10 @@ static void read_positions(struct reader *r, struct model_hparams *hp)
 	const struct gguf_tensor *t = gguf_tensor(r->g, "position_embd.weight");
 
 	if (t == NULL || t->n_dims != 2 || t->ne[1] > MAX_CTX)
-		fail(r, -EBADMSG, "tensor 'position_embd.weight': expected a matrix of at most %u "
-		     "rows", MAX_CTX);
+		fail(r, -EBADMSG,
+		     "tensor 'position_embd.weight': expected a matrix of at most %u "
+		     "rows",
+		     MAX_CTX);
 	else
 		hp->n_ctx_max = (uint32_t)t->ne[1];
 }
@@ -237,8 +240,7 @@ static void read_yarn(struct reader *r, struct model_rope_params *p)
 	opt_f32(r, "rope.scaling.yarn_beta_slow", 1e-3f, 1e6f, &p->beta_slow);
 	opt_f32(r, "rope.scaling.yarn_log_multiplier", 0, 100, &log_mul);
 	if (opt_f32(r, "rope.scaling.yarn_attn_factor", 0, 100, &attn) && attn != 1.0f)
-		fail(r, -ENOTSUP, "key '%s.rope.scaling.yarn_attn_factor': only 1 is supported",
-		     r->arch);
+		fail(r, -ENOTSUP, "key '%s.rope.scaling.yarn_attn_factor': only 1 is supported", r->arch);
 	if (p->ext_factor == 0.0f)
 		return;
 	p->mscale *= yarn_magnitude(factor, 1.0f);
@@ -253,7 +255,7 @@ static bool str_is(struct gguf_str s, const char *want)
 
 static void read_rope_scaling(struct reader *r, struct model_rope_params *p)
 {
-	struct gguf_str type = { .s = "linear", .len = 6 }; /* the format's default */
+	struct gguf_str type = {.s = "linear", .len = 6}; /* the format's default */
 	char key[KEY_BYTES];
 	float factor = 0;
 
@@ -267,8 +269,7 @@ static void read_rope_scaling(struct reader *r, struct model_rope_params *p)
 	if (str_is(type, "none"))
 		return;
 	if (factor != 0.0f && factor < 1e-3f)
-		fail(r, -EBADMSG, "key '%s.rope.scaling.factor': %g is too small", r->arch,
-		     (double)factor);
+		fail(r, -EBADMSG, "key '%s.rope.scaling.factor': %g is too small", r->arch, (double)factor);
 	if (factor != 0.0f)
 		p->freq_scale = 1.0f / factor;
 	if (str_is(type, "yarn"))
@@ -301,13 +302,21 @@ static void read_rope(struct reader *r, const struct model_arch *arch, struct mo
 	struct model_rope_params *p = &hp->rope;
 
 	*p = (struct model_rope_params){
-		.kind = arch->rope, .n_rot = hp->head_dim, .mscale = 1, .freq_base = 10000,
-		.freq_scale = 1, .beta_fast = 32, .beta_slow = 1, .n_ctx_orig = hp->n_ctx_train,
+	    .kind = arch->rope,
+	    .n_rot = hp->head_dim,
+	    .mscale = 1,
+	    .freq_base = 10000,
+	    .freq_scale = 1,
+	    .beta_fast = 32,
+	    .beta_slow = 1,
+	    .n_ctx_orig = hp->n_ctx_train,
 	};
 	opt_u32(r, "rope.dimension_count", 2, MAX_HEAD_DIM, &p->n_rot);
 	if (r->rc == 0 && (p->n_rot > hp->head_dim || p->n_rot % 2 != 0))
-		fail(r, -EBADMSG, "%u rotated elements of a head of %u: expected an even number, at "
-		     "most as many as the head has", p->n_rot, hp->head_dim);
+		fail(r, -EBADMSG,
+		     "%u rotated elements of a head of %u: expected an even number, at "
+		     "most as many as the head has",
+		     p->n_rot, hp->head_dim);
 	/* Above 1 because YaRN divides by its logarithm. */
 	opt_f32(r, "rope.freq_base", 1.001f, 1e12f, &p->freq_base);
 	read_rope_scaling(r, p);
@@ -316,7 +325,7 @@ static void read_rope(struct reader *r, const struct model_arch *arch, struct mo
 
 int model_read_hparams(const struct gguf *g, struct model_hparams *hp_out, struct ps_err *err)
 {
-	struct reader r = { .g = g, .err = err };
+	struct reader r = {.g = g, .err = err};
 	const struct model_arch *arch;
 
 	CHECK(g != NULL && hp_out != NULL);
