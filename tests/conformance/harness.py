@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the conformance programs share: running penstock, comparing logits, TAP.
+
+Standard library only. The binary is $PENSTOCK; the project's root is
+$PENSTOCK_SOURCE_ROOT. Third-party test data is not part of the project: it is looked
+for in $PENSTOCK_DATA_DIR (a folder with conformance/, models/ and tokenizers/), by
+default a folder `shared` beside the project's.
+"""
+import array
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.environ.get('PENSTOCK_SOURCE_ROOT') or os.path.realpath(
+    os.path.join(os.path.dirname(__file__), '..', '..'))
+PENSTOCK = os.environ.get('PENSTOCK') or os.path.join(ROOT, 'build', 'cli', 'penstock')
+DATA = os.environ.get('PENSTOCK_DATA_DIR') or os.path.join(ROOT, '..', 'shared')
+SLOWER = 8 if 'asan' in PENSTOCK else 1
+
+
+class Failed(Exception):
+    """A check did not hold; the text says how."""
+
+
+class Skipped(Exception):
+    """A check could not be made here; the text says why."""
+
+
+class Tap:
+    """Collects checks and prints them as TAP; the plan comes last."""
+
+    def __init__(self):
+        self.count = 0
+        self.failed = 0
+
+    def check(self, name, function, *args):
+        """Runs function(*args): what it returns is a note, what it raises the result."""
+        self.count += 1
+        try:
+            note = function(*args)
+        except Skipped as reason:
+            print(f'ok {self.count} - {name} # SKIP {reason}', flush=True)
+            return None
+        except Failed as reason:
+            self.failed += 1
+            print(f'not ok {self.count} - {name}', flush=True)
+            for line in str(reason).splitlines():
+                print(f'# {line}', flush=True)
+            return None
+        print(f'ok {self.count} - {name}{f": {note}" if isinstance(note, str) else ""}'.replace('#', 'nr '), flush=True)
+        return note
+
+    def end(self):
+        """Prints the plan; returns the exit status."""
+        print(f'1..{self.count}', flush=True)
+        return 1 if self.failed or not self.count else 0
+
+
+def data(*parts):
+    """A path in the third-party data, or Skipped where it is not here."""
+    path = os.path.join(DATA, *parts)
+    if not os.path.exists(path):
+        raise Skipped(f'data not here: {os.path.join("$PENSTOCK_DATA_DIR", *parts)}')
+    return path
+
+
+def penstock(*args, stdin=b'', timeout=60):
+    """Runs penstock; returns (exit status, stdout, stderr). A crash or a hang is a failure."""
+    command = [PENSTOCK, *map(str, args)]
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout * SLOWER, check=False)
+    except subprocess.TimeoutExpired:
+        raise Failed(f'{" ".join(command)[:300]}: still running after {timeout * SLOWER} s') from None
+    except OSError as error:
+        raise Failed(f'{PENSTOCK}: {error.strerror}') from None
+    stderr = done.stderr.decode(errors='replace')
+    if done.returncode < 0 or done.returncode == 99 or 'runtime error:' in stderr:
+        raise Failed(f'{" ".join(command)[:300]}: ended with {done.returncode}\n{stderr[-3000:]}')
+    return done.returncode, done.stdout, stderr
+
+
+class Result:
+    """What one `penstock eval` gave: logits rows and the JSON line."""
+
+    def __init__(self, raw, line):
+        self.raw = raw
+        self.logits = array.array('f', raw)
+        if sys.byteorder == 'big':
+            self.logits.byteswap()
+        self.greedy = line.get('greedy')
+        self.line = line
+
+
+def evaluate(model, tokens, *options, greedy=0, timeout=60):
+    """Runs `penstock eval` and returns its Result; anything but success is a failure."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, 'logits.f32')
+        args = ['eval', model, '--tokens', ','.join(map(str, tokens)), '--logits', out, *options]
+        if greedy:
+            args += ['--greedy', greedy]
+        status, stdout, stderr = penstock(*args, timeout=timeout)
+        if status != 0:
+            raise Failed(f'penstock {" ".join(map(str, args))[:300]}: exit status {status}\n{stderr[-2000:]}')
+        lines = stdout.decode().splitlines()
+        if len(lines) != 1:
+            raise Failed(f'expected one line of JSON on stdout, got {len(lines)}')
+        try:
+            line = json.loads(lines[0])
+        except ValueError as error:
+            raise Failed(f'stdout is no JSON: {error}: {lines[0][:200]}') from None
+        with open(out, 'rb') as f:
+            return Result(f.read(), line)
+
+
+def read_f32(path):
+    """A file of little-endian float32."""
+    with open(path, 'rb') as f:
+        values = array.array('f', f.read())
+    if sys.byteorder == 'big':
+        values.byteswap()
+    return values
+
+
+def difference(values, reference):
+    """(largest absolute difference, normalised mean square error); NaN counts as infinite."""
+    if len(values) != len(reference):
+        raise Failed(f'{len(values)} values, expected {len(reference)}')
+    mean = math.fsum(reference) / len(reference)
+    worst, square, spread = 0.0, 0.0, 0.0
+    for x, r in zip(values, reference):
+        d = x - r
+        if not math.isfinite(d):
+            return math.inf, math.inf
+        worst = max(worst, abs(d))
+        square += d * d
+        spread += (r - mean) ** 2
+    return worst, square / spread
+
+
+def within(diff, tolerance):
+    """Whether both measures hold."""
+    return diff[0] <= tolerance['max_abs'] and diff[1] <= tolerance['nmse']
+
+
+def describe(diff, tolerance):
+    """Both measures beside their limits."""
+    return (f'max_abs {diff[0]:.2e} (limit {tolerance["max_abs"]:.0e}), '
+            f'nmse {diff[1]:.2e} (limit {tolerance["nmse"]:.0e})')
+
+
+def same_greedy(ids, expected, margins, error):
+    """Ids must be equal up to the first step whose margin is below the engine's own error."""
+    if ids is None:
+        raise Failed('the JSON line has no "greedy"')
+    if len(ids) != len(expected):
+        raise Failed(f'{len(ids)} ids, expected {len(expected)}')
+    for step, (got, want) in enumerate(zip(ids, expected)):
+        if margins[step] < error:
+            return f'{step} of {len(expected)} steps, then a margin of {margins[step]:.1e} below the error {error:.1e}'
+        if got != want:
+            raise Failed(f'step {step}: id {got}, expected {want} (margin {margins[step]:.3g}, error {error:.1e})')
+    return f'{len(expected)} steps'
+
+
+def same_bits(result, reference):
+    """Logits and greedy ids of two runs must be the same to the bit."""
+    if len(result.raw) != len(reference.raw):
+        raise Failed(f'{len(result.raw)} bytes of logits against {len(reference.raw)}')
+    if result.raw != reference.raw:
+        first = next(i for i, (a, b) in enumerate(zip(result.logits, reference.logits)) if a != b or a != a)
+        raise Failed(f'the logits differ, first at value {first}: {result.logits[first]!r} against {reference.logits[first]!r}')
+    if result.greedy != reference.greedy:
+        raise Failed(f'greedy ids differ: {result.greedy} against {reference.greedy}')
