@@ -6,8 +6,10 @@
 <s>, and the same over 1, 2 and 3 stages.
 """
 import json
+import os
 import sys
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 import harness as h
 
 # The reference accumulates in float32 in another order than we do, and its logits reach

@@ -6,8 +6,10 @@ NAME is a vocabulary of the third-party data (gpt-2, llama-spm): 46 texts each, 
 and decoded back.
 """
 import json
+import os
 import sys
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 import harness as h
 
 SEPARATOR = b'\n__ggml_vocab_test__\n'

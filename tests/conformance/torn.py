@@ -12,6 +12,7 @@ import random
 import sys
 import tempfile
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), '..'))
 import harness as h
 
 SEED = 20240

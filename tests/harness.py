@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What the conformance programs share: running penstock, comparing logits, TAP.
+"""What the conformance and e2e programs share: running penstock, comparing logits, TAP.
 
 Standard library only. The binary is $PENSTOCK; the project's root is
 $PENSTOCK_SOURCE_ROOT. Third-party test data is not part of the project: it is looked
@@ -14,8 +14,7 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.environ.get('PENSTOCK_SOURCE_ROOT') or os.path.realpath(
-    os.path.join(os.path.dirname(__file__), '..', '..'))
+ROOT = os.environ.get('PENSTOCK_SOURCE_ROOT') or os.path.realpath(os.path.join(os.path.dirname(__file__), '..'))
 PENSTOCK = os.environ.get('PENSTOCK') or os.path.join(ROOT, 'build', 'cli', 'penstock')
 DATA = os.environ.get('PENSTOCK_DATA_DIR') or os.path.join(ROOT, '..', 'shared')
 SLOWER = 8 if 'asan' in PENSTOCK else 1

@@ -1,0 +1,116 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""hosts.py: runs on hosts as they are: twice, two at once, without hugepages, without root."""
+import os
+import shutil
+import sys
+import tempfile
+
+import runs
+from runs import h
+
+TOKENS = 24
+OPTIONS = ('--prompt', runs.PROMPT, '--tokens', TOKENS, '--temperature', 0)
+NOBODY = 65534
+
+
+def expected_text():
+    """What each of these runs must write."""
+    return runs.greedy_text(runs.shipped_model(), runs.PROMPT, TOKENS)
+
+
+def check_text(out, expected):
+    """The run's text."""
+    if out not in (expected + '\n', runs.PROMPT + expected + '\n'):
+        raise h.Failed(f'got      {out!r}\nexpected {expected!r}')
+
+
+def check_twice(expected):
+    """A second run starts like the first."""
+    with runs.nothing_left():
+        for _ in range(2):
+            check_text(runs.run(*OPTIONS)[0], expected)
+
+
+def check_two_at_once(expected, driver):
+    """Two runs do not get in each other's way."""
+    if driver == 'af_xdp':
+        runs.need_af_xdp()
+    with runs.nothing_left():
+        both = [runs.Run('run', '--topology', runs.DEFAULT_TOPOLOGY, '--driver', driver, *OPTIONS) for _ in range(2)]
+        results = [running.wait(90.0) for running in both]
+        for status, out, err in results:
+            if status != 0:
+                raise h.Failed(f'exit status {status}: {err[-2000:]}')
+            check_text(out, expected)
+
+
+def check_no_hugepages(expected):
+    """Without hugepages it works, and says that it does without."""
+    with runs.nothing_left():
+        out, err = runs.run('--no-hugepages', *OPTIONS)
+        check_text(out, expected)
+    if 'huge' not in err:
+        raise h.Failed(f'stderr does not say that no hugepages are used: {err[-1000:]}')
+
+
+def check_ordinary_user(expected):
+    """As an ordinary user it works over memif."""
+    if os.geteuid() != 0:
+        raise h.Skipped('this whole test runs as an ordinary user')
+    if not shutil.which('setpriv'):
+        raise h.Skipped('setpriv is not installed')
+    prefix = ['setpriv', f'--reuid={NOBODY}', f'--regid={NOBODY}', '--clear-groups', '--no-new-privs']
+    with tempfile.TemporaryDirectory() as home:
+        os.chown(home, NOBODY, NOBODY)
+        if h.subprocess.run([*prefix, 'test', '-x', h.PENSTOCK], check=False).returncode != 0:
+            raise h.Skipped(f'user {NOBODY} may not execute {h.PENSTOCK}')
+        with runs.nothing_left():
+            out, _ = runs.run(*OPTIONS, prefix=prefix, env={'HOME': home, 'XDG_RUNTIME_DIR': home})
+            check_text(out, expected)
+
+
+def check_ordinary_user_af_xdp():
+    """As an ordinary user AF_XDP is refused with what it lacks."""
+    if os.geteuid() != 0 or not shutil.which('setpriv'):
+        raise h.Skipped('needs root and setpriv')
+    prefix = ['setpriv', f'--reuid={NOBODY}', f'--regid={NOBODY}', '--clear-groups', '--no-new-privs']
+    with runs.nothing_left():
+        status, _, err = runs.Run('run', '--topology', runs.DEFAULT_TOPOLOGY, '--driver', 'af_xdp', *OPTIONS,
+                                  prefix=prefix).wait(30.0)
+    if status != 1 or 'root' not in err:
+        raise h.Failed(f'exit status {status}, expected 1 and a word of root: {err[-1000:]}')
+
+
+def check_bad_model():
+    """A file that is no model, or is cut short, is an error before anything is started."""
+    with tempfile.TemporaryDirectory() as folder:
+        with open(runs.shipped_model(), 'rb') as f:
+            raw = f.read()
+        for what, content in {'cut': raw[:len(raw) // 2], 'text': b'hello', 'empty': b''}.items():
+            path = os.path.join(folder, what)
+            with open(path, 'wb') as f:
+                f.write(content)
+            with runs.nothing_left():
+                status, out, err = runs.Run('run', '--topology', runs.DEFAULT_TOPOLOGY, '--model', path, *OPTIONS).wait(20.0)
+            if status != 1 or out or path not in err:
+                raise h.Failed(f'{what}: exit status {status}, expected 1 and an error that names the file: {err[-1000:]}')
+
+
+def main():
+    runs.end_on_signal()
+    tap = h.Tap()
+    expected = tap.check('text of one process', expected_text)
+    if expected:
+        tap.check('a second run', check_twice, expected)
+        tap.check('two runs at once over memif', check_two_at_once, expected, 'memif')
+        tap.check('two runs at once over af_xdp', check_two_at_once, expected, 'af_xdp')
+        tap.check('without hugepages', check_no_hugepages, expected)
+        tap.check('as an ordinary user', check_ordinary_user, expected)
+    tap.check('AF_XDP as an ordinary user', check_ordinary_user_af_xdp)
+    tap.check('a model that is none', check_bad_model)
+    return tap.end()
+
+
+if __name__ == '__main__':
+    sys.exit(main())
