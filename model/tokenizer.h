@@ -28,18 +28,23 @@ int32_t tokenizer_eos(const struct tokenizer *t); /* -1: none */
 /* Ends a generation: eos, eot, ... */
 bool tokenizer_is_eog(const struct tokenizer *t, int32_t id);
 
-/* Encodes `len` bytes (any bytes; invalid UTF-8 is encoded byte by byte or as the vocabulary
- * does). add_special: BOS/EOS as the file asks. parse_special: text of control tokens becomes
- * their ids. *ids_out is malloc'd, the caller frees. -ENOMEM. */
+/* Encodes `len` bytes, at most 64 MiB. Any bytes: each byte that is not part of a well-formed UTF-8
+ * character is a word of its own and becomes a byte's token. add_special: BOS/EOS as the file asks.
+ * parse_special: text of control tokens becomes their ids; otherwise text never does. User-defined
+ * tokens are found either way, the leftmost first and of those the longest. *ids_out is malloc'd (also
+ * for no ids), the caller frees. -ENOMEM; -E2BIG: too long; -EILSEQ: the vocabulary has neither a token
+ * for one of the bytes nor an unknown token. */
 int ps_warn_unused tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool add_special,
 				    bool parse_special, int32_t **ids_out, size_t *n_out);
 
-/* Decodes ids to bytes, malloc'd and terminated; control tokens yield nothing. The result of
- * decoding what encode gave without specials is the text itself. -EINVAL: an id out of range. */
+/* Decodes ids to bytes, malloc'd and terminated; control and unknown tokens yield nothing. The result
+ * of decoding what encode gave without specials and unknown tokens is the text itself. -EINVAL: an id out of
+ * range. */
 int ps_warn_unused tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, char **text_out,
 				    size_t *len_out);
 
-/* Streaming: pieces come out as soon as they are whole UTF-8 characters, never half of one. */
+/* Streaming: pieces come out as soon as they are whole UTF-8 characters, never half of one. All pieces
+ * and the flush together are what tokenizer_decode gives, so bytes of no character come out too. */
 #define TOKENIZER_STREAM_BYTES 512u
 struct tokenizer_stream {
 	bool started; /* SentencePiece drops the space in front of the very first word */
@@ -48,7 +53,8 @@ struct tokenizer_stream {
 };
 void tokenizer_stream_init(struct tokenizer_stream *s);
 /* Writes the text that became whole with `id` (not terminated) and returns its length
- * (<= cap; TOKENIZER_STREAM_BYTES suffices for any piece we accept). */
+ * (<= cap; it must be enough, and TOKENIZER_STREAM_BYTES is for any
+ * piece we accept). An id out of range yields nothing. */
 size_t tokenizer_stream_push(const struct tokenizer *t, struct tokenizer_stream *s, int32_t id, char *buf,
 			     size_t cap);
 /* At the end: what is pending and never became whole, as it is. */
