@@ -2,10 +2,9 @@
 #ifndef PENSTOCK_MODEL_SAMPLER_H
 #define PENSTOCK_MODEL_SAMPLER_H
 /*
- * Picks the next token from logits: repetition penalty, temperature, top-k,
- * top-p, min-p, in that order of filters as documented in sampler.c. Randomness
- * is a function of (seed, position) alone, so a sequence gives the same text
- * whatever batch, stage count or driver it runs in. Stateless.
+ * Picks the next token from logits: repetition penalty, top-k, top-p, min-p,
+ * then temperature, in that order as documented in sampler.c. Randomness is a function of (seed, position)
+ * alone, so a sequence gives the same text whatever batch, stage count or driver it runs in. Stateless.
  */
 #include <stddef.h>
 #include <stdint.h>
@@ -29,9 +28,9 @@ struct sampler_scratch; /* for vocabularies up to the given size */
 struct sampler_scratch *sampler_scratch_create(uint32_t n_vocab);
 void sampler_scratch_free(struct sampler_scratch *s);
 
-/* logits [n_vocab]; may be overwritten. history: the sequence's tokens so far, newest last.
- * position: of the token being chosen. NaN logits never win; all-NaN gives -1. */
-int32_t sampler_sample(const struct sampler_params *p, struct sampler_scratch *s, float *logits, uint32_t n_vocab,
-		       const int32_t *history, size_t n_history, uint64_t position);
+/* logits [n_vocab]; penalties overwrite some. history: the sequence's tokens so far, newest last.
+ * position: of the token being chosen. NaN and minus infinity never win; -1 if there is nothing else. */
+int32_t sampler_sample(const struct sampler_params *p, struct sampler_scratch *s, float *logits,
+		       uint32_t n_vocab, const int32_t *history, size_t n_history, uint64_t position);
 
 #endif
