@@ -41,7 +41,7 @@ struct topo_proc {
 	/* stages */
 	char device[TOPO_NAME_BYTES];
 	uint32_t block_first, block_last; /* [first, last); both 0 for "auto" until topo_set_blocks */
-	bool blocks_auto;
+	bool blocks_auto;          /* until topo_write: a written file has the ranges that were set */
 	uint32_t n_threads;        /* 0: one a core that the node has for it */
 	enum topo_idle idle;
 	int cores[TOPO_MAX_CORES]; /* compute threads' */
@@ -109,6 +109,10 @@ struct topo_overrides {
 int ps_warn_unused topo_load(const char *path, const struct topo_overrides *ov, struct topology **topo_out,
 			     struct ps_err *err);
 void topo_free(struct topology *t);
+
+/* Writes the topology with everything filled in, as a file that topo_load reads back to the same
+ * topology (its path apart). Replaces PATH atomically; -errno. */
+int ps_warn_unused topo_write(const struct topology *t, const char *path, struct ps_err *err);
 
 /* Fills automatic block ranges from cuts[n_stages + 1], or checks given ones against the
  * model's n_layers: contiguous, complete. -EINVAL with the ranges named. */
