@@ -18,7 +18,6 @@
 
 #define BELL_MAGIC    0x4c4c4542u /* "BELL" */
 #define BELL_PAGE     4096u
-#define BELL_MAX_FDS  9u /* descriptors of one wait, the FIFO included */
 
 /* How the sleeper can be woken; the value of bell_page.state. */
 enum bell_state { BELL_AWAKE, BELL_ON_FUTEX, BELL_ON_FIFO };
@@ -261,7 +260,7 @@ void dp_bell_wait(struct dp_bell *b, struct pollfd *fds, uint32_t n_fds, uint64_
 		.tv_sec = (time_t)(timeout_ns / 1000000000ull),
 		.tv_nsec = (long)(timeout_ns % 1000000000ull),
 	};
-	struct pollfd all[BELL_MAX_FDS];
+	struct pollfd all[DP_BELL_MAX_FDS + 1];
 
 	atomic_store_explicit(&b->page->sleeps,
 			      atomic_load_explicit(&b->page->sleeps, memory_order_relaxed) + 1,
@@ -271,7 +270,7 @@ void dp_bell_wait(struct dp_bell *b, struct pollfd *fds, uint32_t n_fds, uint64_
 		/* Returns at once if a ring has already reset the state. */
 		futex(&b->page->state, b->shared ? FUTEX_WAIT : FUTEX_WAIT_PRIVATE, BELL_ON_FUTEX, &ts);
 	} else {
-		CHECK(n_fds + 1 <= BELL_MAX_FDS);
+		CHECK(n_fds <= DP_BELL_MAX_FDS);
 		if (n_fds > 0)
 			memcpy(all, fds, n_fds * sizeof(*fds));
 		all[n_fds] = (struct pollfd){.fd = b->fifo, .events = POLLIN};

@@ -20,6 +20,8 @@
 
 struct dp_bell;
 
+#define DP_BELL_MAX_FDS 72u /* descriptors of one wait */
+
 /* A bell of this process only. NULL when out of memory. */
 struct dp_bell *dp_bell_create(void);
 /* A bell that other processes open by path: creates PATH (one shared page) and PATH.fifo,

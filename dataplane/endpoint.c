@@ -235,8 +235,8 @@ static uint32_t take_from_app(struct dp_endpoint *ep, uint32_t i, uint64_t now_n
 		n++;
 	}
 	while ((tx = dp_ring_peek(&el->tx)) != NULL) {
-		if (ep->cfg.on_tx != NULL)
-			ep->cfg.on_tx(ep->cfg.on_tx_ctx, tx, now_ns);
+		if (tx->stamp_ns != NULL)
+			ps_store64(tx->stamp_ns, now_ns);
 		rc = dp_link_send(el->link, tx, now_ns);
 		if (rc == -EAGAIN)
 			break;
@@ -419,6 +419,11 @@ static bool app_has_work(const struct dp_endpoint *ep)
 
 void dp_endpoint_wait(struct dp_endpoint *ep, uint64_t timeout_ns)
 {
+	dp_endpoint_wait_fds(ep, NULL, 0, timeout_ns);
+}
+
+void dp_endpoint_wait_fds(struct dp_endpoint *ep, struct pollfd *fds, uint32_t n_fds, uint64_t timeout_ns)
+{
 	uint64_t end_ns = ps_now_ns() + timeout_ns;
 	uint32_t i;
 
@@ -433,11 +438,11 @@ void dp_endpoint_wait(struct dp_endpoint *ep, uint64_t timeout_ns)
 			sched_yield();
 		}
 	}
-	dp_bell_arm(ep->cfg.app_bell, false);
+	dp_bell_arm(ep->cfg.app_bell, n_fds > 0);
 	if (app_has_work(ep))
 		dp_bell_disarm(ep->cfg.app_bell);
 	else
-		dp_bell_wait(ep->cfg.app_bell, NULL, 0, timeout_ns);
+		dp_bell_wait(ep->cfg.app_bell, fds, n_fds, timeout_ns);
 }
 
 void dp_endpoint_stats(const struct dp_endpoint *ep, struct dp_endpoint_stats *out)

@@ -44,10 +44,6 @@ struct dp_endpoint_cfg {
 	struct dp_bell *io_bell;  /* the I/O thread sleeps here; borrowed */
 	struct dp_bell *app_bell; /* rung when something was delivered; borrowed, may be io_bell */
 	uint64_t incarnation, seed;
-	/* Called by the I/O thread right before a message enters its link; may write to its data
-	 * (time stamps). May be NULL. */
-	void (*on_tx)(void *ctx, struct dp_tx_msg *msg, uint64_t now_ns);
-	void *on_tx_ctx;
 };
 
 struct dp_endpoint;
@@ -81,6 +77,9 @@ void dp_endpoint_release(struct dp_endpoint *ep, uint32_t link, const struct dp_
 bool dp_endpoint_event(struct dp_endpoint *ep, uint32_t *link_out, struct dp_link_event *ev_out);
 /* Waits until one of the three above may have something, or for timeout_ns; policy as configured. */
 void dp_endpoint_wait(struct dp_endpoint *ep, uint64_t timeout_ns);
+/* The same for an application that also serves descriptors: returns when one is ready, too (its
+ * revents are not filled in: poll it). Only for an endpoint whose app_bell is its own. */
+void dp_endpoint_wait_fds(struct dp_endpoint *ep, struct pollfd *fds, uint32_t n_fds, uint64_t timeout_ns);
 
 /* Any thread; snapshots for display, not synchronised with each other. */
 void dp_endpoint_stats(const struct dp_endpoint *ep, struct dp_endpoint_stats *out);

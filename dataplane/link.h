@@ -87,6 +87,9 @@ struct dp_tx_msg {
 	const uint8_t *data;
 	uint32_t len;
 	void *cookie;  /* the caller's */
+	/* Where in `data` the endpoint stamps the time of sending (u64, ns), or NULL. The link
+	 * itself does not look at it. */
+	uint8_t *stamp_ns;
 	bool failed;   /* set when handed back unacknowledged, because the epoch ended */
 };
 
