@@ -139,7 +139,7 @@ def main(argv):
         for test in tests:
             counts = count_program(test)
             passed += counts.passed
-            where = f'{suite}: {test["name"]}'
+            where = f'{suite}: {test["name"].rsplit(" / ", 1)[-1]}'
             for name, why in counts.failed:
                 failed.append(f'{where}{": " if name else ""}{name}{" (" + why + ")" if why else ""}')
             for name, why in counts.skipped:
