@@ -105,6 +105,19 @@ int act_begin(struct act *a, uint8_t *buf, size_t cap)
 	return 0;
 }
 
+/* Receivers take a payload's size from the kind: hidden rows have one, an error is one row of text. */
+static int check_kind_shape(const struct act *a, struct ps_err *err)
+{
+	bool has_width = a->width != 0;
+
+	if ((a->kind == ACT_HIDDEN && !has_width) ||
+	    ((a->kind == ACT_TOKENS || a->kind == ACT_SAMPLED) && has_width))
+		return ps_err_set(err, -EBADMSG, "batch of kind %u with a width of %u", (unsigned)a->kind, a->width);
+	if (a->kind == ACT_ERROR && a->n_rows != 1)
+		return ps_err_set(err, -EBADMSG, "error batch of %u rows, expected 1", a->n_rows);
+	return 0;
+}
+
 static int parse_desc(const uint8_t *data, size_t len, struct act *a, struct ps_err *err)
 {
 	if (len < ACT_DESC_BYTES)
@@ -122,39 +135,64 @@ static int parse_desc(const uint8_t *data, size_t len, struct act *a, struct ps_
 	a->block_next = ps_load32(data + D_BLOCK);
 	if (a->kind < ACT_TOKENS || a->kind > ACT_ERROR)
 		return ps_err_set(err, -EBADMSG, "batch: unknown kind %u", (unsigned)a->kind);
-	if (a->dtype != ACT_F32 && a->dtype != ACT_BYTES)
-		return ps_err_set(err, -EBADMSG, "batch: unknown element type %u", (unsigned)a->dtype);
+	if (a->dtype != (a->kind == ACT_ERROR ? ACT_BYTES : ACT_F32))
+		return ps_err_set(err, -EBADMSG, "batch of kind %u: element type %u", (unsigned)a->kind,
+				  (unsigned)a->dtype);
 	if (!shape_ok(a))
 		return ps_err_set(err, -EBADMSG, "batch: %u rows, %u sequences, %u hops, width %u: out of range",
 				  a->n_rows, a->n_seqs, a->n_hops, a->width);
+	return check_kind_shape(a, err);
+}
+
+static bool reserved_is_zero(const uint8_t *data)
+{
+	size_t i;
+
+	for (i = D_RESERVED1; i < ACT_DESC_BYTES; i++) {
+		if (data[i] != 0)
+			return false;
+	}
+	return data[D_RESERVED0] == 0;
+}
+
+static int parse_seqs(const struct act *a, struct ps_err *err)
+{
+	uint64_t rows = 0;
+	uint32_t i;
+
+	for (i = 0; i < a->n_seqs; i++) {
+		struct act_seq seq;
+
+		act_seq_get(a, i, &seq);
+		if ((seq.flags & ~ACT_SEQ_FLAGS) != 0)
+			return ps_err_set(err, -EBADMSG, "batch: sequence %u has unknown flags %#x", i, seq.flags);
+		rows += seq.n_tokens;
+	}
+	/* An error keeps the table of the batch that failed, but has the one row of its text. */
+	if (rows != a->n_rows && a->kind != ACT_ERROR)
+		return ps_err_set(err, -EBADMSG, "batch: its sequences have %llu rows, the descriptor %u",
+				  (unsigned long long)rows, a->n_rows);
 	return 0;
 }
 
 int act_parse(const uint8_t *data, size_t len, struct act *a_out, struct ps_err *err)
 {
 	struct act a = {0};
-	uint64_t rows = 0;
-	uint32_t i;
 	int rc = parse_desc(data, len, &a, err);
 
 	if (rc != 0)
 		return rc;
+	if (!reserved_is_zero(data))
+		return ps_err_set(err, -EBADMSG, "batch: a reserved byte of its descriptor is not 0");
 	/* The view is const in spirit: only act_*_put, which a receiver does not call, writes. */
 	set_sections(&a, (uint8_t *)(uintptr_t)data);
 	if (a.len != len || ps_load64(data + D_LEN) != len)
 		return ps_err_set(err, -EBADMSG, "batch: %zu bytes, its descriptor says %llu and its counts %zu", len,
 				  (unsigned long long)ps_load64(data + D_LEN), a.len);
-	for (i = 0; i < a.n_seqs; i++) {
-		struct act_seq seq;
-
-		act_seq_get(&a, i, &seq);
-		rows += seq.n_tokens;
-	}
-	if (rows != a.n_rows && a.kind != ACT_ERROR)
-		return ps_err_set(err, -EBADMSG, "batch: its sequences have %llu rows, the descriptor %u",
-				  (unsigned long long)rows, a.n_rows);
-	*a_out = a;
-	return 0;
+	rc = parse_seqs(&a, err);
+	if (rc == 0)
+		*a_out = a;
+	return rc;
 }
 
 void act_seq_get(const struct act *a, uint32_t i, struct act_seq *out)

@@ -41,6 +41,7 @@ enum act_dtype {
 
 /* act_seq.flags */
 #define ACT_SEQ_SAMPLE 1u /* a token is wanted after its last row */
+#define ACT_SEQ_FLAGS  ACT_SEQ_SAMPLE /* all that are defined; others are refused */
 
 /* A run of consecutive rows of one sequence. */
 struct act_seq {

@@ -12,6 +12,7 @@
 
 struct slot_state {
 	uint32_t len;     /* positions in the KV cache */
+	uint64_t batch;   /* number of the batch that named it last */
 	int32_t *history; /* [n_ctx] tokens by position; last stage only */
 };
 
@@ -29,6 +30,7 @@ struct stage_core {
 	int32_t *tokens;               /* [max_tokens] */
 	struct sampler_scratch *scratch;
 	uint32_t clock_id;
+	uint64_t batch; /* counts the batches looked at */
 	struct stage_core_stats stats;
 };
 
@@ -88,6 +90,12 @@ int stage_core_open(const struct stage_core_cfg *cfg, struct stage_core **core_o
 				gguf_path(cfg->gguf), cfg->n_ctx, c->graph->hp.n_ctx_max, c->graph->hp.n_ctx_max);
 		goto out_close;
 	}
+	if (cfg->n_slots == 0 || cfg->n_slots > UINT16_MAX + 1u || cfg->n_ctx == 0 || cfg->max_tokens == 0 ||
+	    stage_core_max_bytes(c) == 0) {
+		rc = ps_err_set(err, -EINVAL, "%u slots of %u positions, %u rows a batch: out of range", cfg->n_slots,
+				cfg->n_ctx, cfg->max_tokens);
+		goto out_close;
+	}
 	c->ops = accel_find(cfg->device, err);
 	rc = c->ops == NULL ? -ENOTSUP : c->ops->open(&args, c->graph, &c->accel, err);
 	if (rc != 0)
@@ -141,6 +149,10 @@ static int check_seq(const struct stage_core *c, const struct act_seq *s, uint32
 	if (s->pos > c->slots[s->slot].len)
 		return ps_err_set(err, -EINVAL, "sequence %u: starts at position %u, its cache ends at %u", i, s->pos,
 				  c->slots[s->slot].len);
+	/* Two runs of rows of one slot in a batch would be computed in no defined order. */
+	if (c->slots[s->slot].batch == c->batch)
+		return ps_err_set(err, -EINVAL, "sequence %u: slot %u is there twice", i, s->slot);
+	c->slots[s->slot].batch = c->batch;
 	return 0;
 }
 
@@ -179,6 +191,7 @@ static int check_batch(struct stage_core *c, const struct act *a, struct ps_err 
 	if (a->n_rows == 0 || a->n_rows > c->cfg.max_tokens || a->n_seqs == 0 || a->n_hops >= ACT_MAX_HOPS)
 		return ps_err_set(err, -EINVAL, "batch of %u rows, %u sequences, %u hops: at most %u rows", a->n_rows,
 				  a->n_seqs, a->n_hops, c->cfg.max_tokens);
+	c->batch++;
 	for (i = 0; i < a->n_seqs; i++) {
 		struct act_seq *s = &c->act_seqs[i];
 
@@ -366,8 +379,13 @@ static void write_error(struct stage_core *c, const struct act *in, struct act_h
 		.n_hops = in->n_hops < ACT_MAX_HOPS ? in->n_hops + 1 : 1,
 	};
 	uint32_t i, n = (uint32_t)snprintf(line, sizeof(line), "stage %u: %s", c->cfg.stage, text);
+	size_t room;
 
+	/* A small model's messages may have less room than the text wants. */
+	room = stage_core_max_bytes(c) - act_bytes(&o);
 	o.width = n < sizeof(line) ? n : (uint32_t)sizeof(line) - 1;
+	if (o.width > room)
+		o.width = (uint32_t)room;
 	CHECK(act_begin(&o, out, stage_core_max_bytes(c)) == 0);
 	for (i = 0; i < in->n_seqs; i++)
 		act_seq_get(in, i, &c->act_seqs[i]);
