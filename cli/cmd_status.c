@@ -9,6 +9,7 @@
 
 #include "cli/cli.h"
 #include "cli/control.h"
+#include "topology/launch.h"
 
 #define STATUS_TIMEOUT_MS 1000
 
@@ -102,15 +103,15 @@ static json_t *ask_deployments(const char *name, const char *run_dir)
 	struct dirent *e;
 	DIR *d;
 
+	if (name != NULL && launch_find(NULL, name, base, sizeof(base), NULL) == 0)
+		run_dir = base;
 	if (run_dir != NULL || name != NULL) {
-		if (name != NULL)
-			proc_default_run_dir(name, base, sizeof(base));
-		procs = ask_all(run_dir != NULL ? run_dir : base);
+		procs = run_dir != NULL ? ask_all(run_dir) : NULL;
 		if (procs != NULL)
-			json_object_set_new(all, run_dir != NULL ? run_dir : name, procs);
+			json_object_set_new(all, name != NULL ? name : run_dir, procs);
 		return all;
 	}
-	proc_default_run_dir(".", base, sizeof(base));
+	launch_run_base(base, sizeof(base));
 	d = opendir(base);
 	while (d != NULL && (e = readdir(d)) != NULL) {
 		if (e->d_name[0] == '.')

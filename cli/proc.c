@@ -12,9 +12,11 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/deploy.h"
 #include "dataplane/act.h"
 #include "dataplane/counters.h"
 #include "nic/nic.h"
+#include "topology/launch.h"
 
 _Atomic int proc_stop;
 
@@ -61,20 +63,6 @@ int proc_parse_args(int argc, char **argv, const char *usage, struct proc_args *
 	return -1;
 }
 
-void proc_default_run_dir(const char *name, char *out, size_t cap)
-{
-	const char *base = getenv("PENSTOCK_RUN_DIR"), *xdg = getenv("XDG_RUNTIME_DIR");
-
-	if (base != NULL && base[0] != '\0')
-		snprintf(out, cap, "%s/%s", base, name);
-	else if (geteuid() == 0)
-		snprintf(out, cap, "/run/penstock/%s", name);
-	else if (xdg != NULL && xdg[0] != '\0')
-		snprintf(out, cap, "%s/penstock/%s", xdg, name);
-	else
-		snprintf(out, cap, "/tmp/penstock-%u/%s", (unsigned)geteuid(), name);
-}
-
 static int make_run_dir(const char *dir, struct ps_err *err)
 {
 	char path[TOPO_PATH_BYTES];
@@ -91,36 +79,22 @@ static int make_run_dir(const char *dir, struct ps_err *err)
 	return 0;
 }
 
-/* Block ranges as every process of the deployment computes them. */
 static int resolve_model(struct proc *p, struct ps_err *err)
 {
-	uint32_t cuts[TOPO_MAX_STAGES + 1];
-	int rc;
+	int rc = deploy_resolve(p->topo, &p->gguf, &p->hp, err);
 
-	rc = gguf_open(p->topo->model.path, &p->gguf, err);
-	if (rc != 0)
-		return rc;
-	rc = model_read_hparams(p->gguf, &p->hp, err);
 	if (rc == 0)
-		rc = model_split_even(p->gguf, p->topo->n_stages, cuts, err);
+		rc = deploy_context(p->topo, &p->hp, &p->n_ctx, err);
 	if (rc == 0)
-		rc = topo_set_blocks(p->topo, p->hp.n_layers, cuts, err);
-	if (rc != 0)
-		return rc;
-	p->n_ctx = p->topo->model.context;
-	if (p->n_ctx == 0)
-		p->n_ctx = p->hp.n_ctx_train < 4096 ? p->hp.n_ctx_train : 4096;
-	if (p->hp.n_ctx_max != 0 && p->n_ctx > p->hp.n_ctx_max)
-		return ps_err_set(err, -EINVAL, "%s: model.context is %u, the model's position table has %u",
-				  p->topo->path, p->n_ctx, p->hp.n_ctx_max);
-	p->max_msg_bytes =
-		(uint32_t)act_max_bytes(p->topo->model.max_batch_tokens, ACT_MAX_SEQS, p->hp.n_embd);
-	return 0;
+		p->max_msg_bytes =
+			(uint32_t)act_max_bytes(p->topo->model.max_batch_tokens, ACT_MAX_SEQS, p->hp.n_embd);
+	return rc;
 }
 
 int proc_load(struct proc *p, const struct proc_args *args, struct ps_err *err)
 {
 	const struct topo_overrides none = {.driver = -1};
+	char base[TOPO_PATH_BYTES];
 	int rc;
 
 	memset(p, 0, sizeof(*p));
@@ -138,8 +112,10 @@ int proc_load(struct proc *p, const struct proc_args *args, struct ps_err *err)
 		return ps_err_set(err, -EINVAL, "%s: \"%s\" is %s: start it with penstock %s", args->topology,
 				  p->self->name, p->self->is_gateway ? "the gateway" : "a stage",
 				  p->self->is_gateway ? "gateway" : "stage");
-	if (p->args.run_dir[0] == '\0')
-		proc_default_run_dir(p->topo->name, p->args.run_dir, sizeof(p->args.run_dir));
+	if (p->args.run_dir[0] == '\0') {
+		launch_run_base(base, sizeof(base));
+		snprintf(p->args.run_dir, sizeof(p->args.run_dir), "%.400s/%s", base, p->topo->name);
+	}
 	rc = make_run_dir(p->args.run_dir, err);
 	return rc != 0 ? rc : resolve_model(p, err);
 }

@@ -71,7 +71,4 @@ void proc_ready(void *ctx);
 /* Adds ports, links, memory and idling to a status object. ctx: a struct proc. */
 void proc_status(void *ctx, json_t *object);
 
-/* The run directory of a deployment by name: $PENSTOCK_RUN_DIR, /run/penstock or a user's own. */
-void proc_default_run_dir(const char *name, char *out, size_t cap);
-
 #endif

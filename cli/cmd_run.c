@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <errno.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/client_run.h"
+#include "cli/deploy.h"
+#include "topology/launch.h"
+
+#define RUN_MAX_PROMPTS 64u
+
+static const char usage[] =
+	"usage: penstock run [TOPOLOGY] [options]\n\n"
+	"Brings a topology up (a gateway and its stages, each a process), generates text, takes it down.\n"
+	"The text comes on stdout as it is generated, then a table of times on stderr.\n\n"
+	"  --topology FILE      topology file (default: the three-stage memif one that ships)\n"
+	"  --model FILE         a GGUF file instead of the topology's\n"
+	"  --driver D           memif or af_xdp for the links, instead of the topology's\n"
+	"  --stages N           N stages instead of the topology's\n"
+	"  -p, --prompt TEXT    may be given several times: the prompts run together\n"
+	"  --tokens N           tokens to generate (64)\n"
+	"  --temperature T      0: greedy (0.8)\n"
+	"  --top-k K, --top-p P, --min-p P, --repeat-penalty R, --repeat-last-n N\n"
+	"                       filters of the sampler (40, 0.95, 0, 1.0, 64); greedy ignores the first three\n"
+	"  --seed S             the same seed gives the same text (1)\n"
+	"  --no-hugepages       run without hugepages even where they could be had (memif only)\n"
+	"  --capture            let dpdk-dumpcap attach to the ports\n"
+	"  --attach NAME        use a deployment that penstock up brought up, and leave it running\n"
+	"  --json               one JSON object on stdout instead of text and table\n";
+
+struct run_opts {
+	const char *topology, *attach;
+	struct topo_overrides ov;
+	const char *prompts[RUN_MAX_PROMPTS];
+	uint32_t n_prompts, tokens;
+	struct sampler_params sampling;
+	bool json, capture;
+};
+
+enum {
+	OPT_TOPOLOGY = 256, OPT_MODEL, OPT_DRIVER, OPT_STAGES, OPT_TOKENS, OPT_TEMPERATURE, OPT_TOP_K, OPT_TOP_P,
+	OPT_MIN_P, OPT_PENALTY, OPT_LAST_N, OPT_SEED, OPT_NO_HUGE, OPT_CAPTURE, OPT_ATTACH, OPT_JSON,
+};
+
+static const struct option longs[] = {
+	{"topology", required_argument, NULL, OPT_TOPOLOGY},
+	{"model", required_argument, NULL, OPT_MODEL},
+	{"driver", required_argument, NULL, OPT_DRIVER},
+	{"stages", required_argument, NULL, OPT_STAGES},
+	{"prompt", required_argument, NULL, 'p'},
+	{"tokens", required_argument, NULL, OPT_TOKENS},
+	{"temperature", required_argument, NULL, OPT_TEMPERATURE},
+	{"top-k", required_argument, NULL, OPT_TOP_K},
+	{"top-p", required_argument, NULL, OPT_TOP_P},
+	{"min-p", required_argument, NULL, OPT_MIN_P},
+	{"repeat-penalty", required_argument, NULL, OPT_PENALTY},
+	{"repeat-last-n", required_argument, NULL, OPT_LAST_N},
+	{"seed", required_argument, NULL, OPT_SEED},
+	{"no-hugepages", no_argument, NULL, OPT_NO_HUGE},
+	{"capture", no_argument, NULL, OPT_CAPTURE},
+	{"attach", required_argument, NULL, OPT_ATTACH},
+	{"json", no_argument, NULL, OPT_JSON},
+	{"help", no_argument, NULL, 'h'},
+	{0},
+};
+
+static _Atomic int interrupted;
+
+static void on_signal(int sig)
+{
+	atomic_store(&interrupted, sig);
+}
+
+static bool parse_sampling(int c, const char *arg, struct sampler_params *s)
+{
+	uint32_t u;
+
+	switch (c) {
+	case OPT_TEMPERATURE:
+		return cli_f32("run", "--temperature", arg, 0.0f, 100.0f, &s->temperature);
+	case OPT_TOP_P:
+		return cli_f32("run", "--top-p", arg, 0.0f, 1.0f, &s->top_p);
+	case OPT_MIN_P:
+		return cli_f32("run", "--min-p", arg, 0.0f, 1.0f, &s->min_p);
+	case OPT_PENALTY:
+		return cli_f32("run", "--repeat-penalty", arg, 0.01f, 100.0f, &s->repeat_penalty);
+	case OPT_TOP_K:
+		if (!cli_u32("run", "--top-k", arg, 0, INT32_MAX, &u))
+			return false;
+		s->top_k = (int32_t)u;
+		return true;
+	case OPT_LAST_N:
+		if (!cli_u32("run", "--repeat-last-n", arg, 0, INT32_MAX, &u))
+			return false;
+		s->repeat_last_n = (int32_t)u;
+		return true;
+	default:
+		return cli_u64("run", "--seed", arg, &s->seed);
+	}
+}
+
+static bool parse_driver(const char *arg, int *driver)
+{
+	if (strcmp(arg, "memif") == 0)
+		*driver = TOPO_DRIVER_MEMIF;
+	else if (strcmp(arg, "af_xdp") == 0)
+		*driver = TOPO_DRIVER_AF_XDP;
+	else
+		cli_usage("run", "--driver: found \"%s\", expected memif or af_xdp", arg);
+	return *driver >= 0;
+}
+
+static bool parse_option(int c, struct run_opts *o)
+{
+	switch (c) {
+	case OPT_TOPOLOGY:
+		o->topology = optarg;
+		return true;
+	case OPT_MODEL:
+		o->ov.model = optarg;
+		return true;
+	case OPT_DRIVER:
+		return parse_driver(optarg, &o->ov.driver);
+	case OPT_STAGES:
+		return cli_u32("run", "--stages", optarg, 1, TOPO_MAX_STAGES, &o->ov.n_stages);
+	case 'p':
+		if (o->n_prompts < RUN_MAX_PROMPTS)
+			o->prompts[o->n_prompts++] = optarg;
+		return true;
+	case OPT_TOKENS:
+		return cli_u32("run", "--tokens", optarg, 1, 1u << 20, &o->tokens);
+	case OPT_NO_HUGE:
+		o->ov.no_hugepages = true;
+		return true;
+	case OPT_CAPTURE:
+		o->capture = true;
+		return true;
+	case OPT_ATTACH:
+		o->attach = optarg;
+		return true;
+	case OPT_JSON:
+		o->json = true;
+		return true;
+	case '?':
+		return false;
+	default:
+		return parse_sampling(c, optarg, &o->sampling);
+	}
+}
+
+/* -1: go on; else the exit code. */
+static int parse_args(int argc, char **argv, struct run_opts *o)
+{
+	int c;
+
+	while ((c = getopt_long(argc, argv, "p:h", longs, NULL)) != -1) {
+		if (c == 'h') {
+			fputs(usage, stdout);
+			return CLI_OK;
+		}
+		if (!parse_option(c, o))
+			return CLI_USAGE;
+	}
+	if (optind + 1 < argc)
+		return cli_usage("run", "expected one TOPOLOGY, found %d; a prompt is given with --prompt",
+				 argc - optind);
+	if (optind < argc)
+		o->topology = argv[optind];
+	if (o->topology != NULL && o->attach != NULL)
+		return cli_usage("run", "--attach NAME takes no topology");
+	if (o->n_prompts == 0)
+		o->prompts[o->n_prompts++] = "Then the king";
+	return -1;
+}
+
+static bool process_died(void *ctx, struct ps_err *err)
+{
+	struct launch_exit ex;
+
+	if (launch_poll(ctx, 0, &ex) != 1)
+		return false;
+	ps_err_set(err, -ECHILD, "%s", ex.text);
+	return true;
+}
+
+static int print_results(const struct run_opts *o, json_t *results, const struct topology *t)
+{
+	json_t *out;
+
+	if (!o->json) {
+		client_print_table(results);
+		return CLI_OK;
+	}
+	out = json_pack("{s:O}", "results", results);
+	if (t != NULL) {
+		json_object_set_new(out, "topology", json_string(t->path));
+		json_object_set_new(out, "model", json_string(t->model.path));
+		json_object_set_new(out, "stages", json_integer(t->n_stages));
+		json_object_set_new(out, "driver", json_string(topo_driver_name(t->links[0].driver)));
+	}
+	json_dumpf(out, stdout, JSON_COMPACT | JSON_REAL_PRECISION(12));
+	putchar('\n');
+	json_decref(out);
+	return CLI_OK;
+}
+
+static int generate(const struct run_opts *o, const char *run_dir, const char *gateway, struct launch *l,
+		    json_t **results, struct ps_err *err)
+{
+	const struct client_opts co = {
+		.run_dir = run_dir,
+		.gateway = gateway,
+		.prompts = o->prompts,
+		.n_prompts = o->n_prompts,
+		.max_tokens = o->tokens,
+		.sampling = o->sampling,
+		.json = o->json,
+		.broken = l != NULL ? process_died : NULL,
+		.broken_ctx = l,
+		.stop = &interrupted,
+	};
+
+	return client_run(&co, results, err);
+}
+
+/* With a deployment that is up already. */
+static int run_attached(const struct run_opts *o)
+{
+	struct topology *t = NULL;
+	struct ps_err err = {{0}};
+	json_t *results = NULL;
+	char dir[TOPO_PATH_BYTES];
+	int rc;
+
+	rc = launch_find(NULL, o->attach, dir, sizeof(dir), &err);
+	if (rc == 0)
+		rc = deploy_load_dir(dir, &t, &err);
+	if (rc == 0)
+		rc = generate(o, dir, t->procs[topo_gateway(t)].name, NULL, &results, &err);
+	if (rc == 0)
+		rc = print_results(o, results, t);
+	else
+		rc = cli_fail("run", "%s", err.msg);
+	json_decref(results);
+	topo_free(t);
+	return rc;
+}
+
+static int run_launched(const struct run_opts *o)
+{
+	struct launch_opts lo = {0};
+	struct topology *t = NULL;
+	struct launch *l = NULL;
+	struct ps_err err = {{0}}, down = {{0}};
+	json_t *results = NULL;
+	int rc = deploy_load(o->topology, &o->ov, o->capture, &t, &err);
+
+	if (rc == 0)
+		rc = launch_up(t, &lo, &l, &err);
+	if (rc == 0) {
+		rc = generate(o, launch_run_dir(l), t->procs[topo_gateway(t)].name, l, &results, &err);
+		if (launch_down(l, &down) != 0)
+			cli_fail("run", "taking the deployment down: %s", down.msg);
+	}
+	if (rc == 0)
+		rc = print_results(o, results, t);
+	else
+		rc = cli_fail("run", "%s", err.msg);
+	json_decref(results);
+	topo_free(t);
+	return rc;
+}
+
+int cmd_run(int argc, char **argv)
+{
+	const struct sigaction sa = {.sa_handler = on_signal};
+	struct run_opts o = {.ov = {.driver = -1}, .tokens = 64};
+	int rc;
+
+	sampler_params_default(&o.sampling);
+	o.sampling.temperature = 0.8f;
+	o.sampling.top_k = 40;
+	o.sampling.top_p = 0.95f;
+	o.sampling.seed = 1;
+	rc = parse_args(argc, argv, &o);
+	if (rc >= 0)
+		return rc;
+	sigaction(SIGINT, &sa, NULL);
+	sigaction(SIGTERM, &sa, NULL);
+	sigaction(SIGHUP, &sa, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	rc = o.attach != NULL ? run_attached(&o) : run_launched(&o);
+	/* All is undone; scripts see the usual status of an interrupted command. */
+	return atomic_load(&interrupted) != 0 ? 128 + atomic_load(&interrupted) : rc;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include "cli/deploy.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DEFAULT_TOPOLOGY "three-stages-memif.yaml"
+#define DEFAULT_CONTEXT  4096u
+
+int deploy_resolve(struct topology *t, struct gguf **gguf_out, struct model_hparams *hp_out, struct ps_err *err)
+{
+	uint32_t cuts[TOPO_MAX_STAGES + 1];
+	struct gguf *g = NULL;
+	int rc = gguf_open(t->model.path, &g, err);
+
+	if (rc == 0)
+		rc = model_read_hparams(g, hp_out, err);
+	if (rc == 0)
+		rc = model_split_even(g, t->n_stages, cuts, err);
+	if (rc == 0)
+		rc = topo_set_blocks(t, hp_out->n_layers, cuts, err);
+	if (rc == 0)
+		*gguf_out = g;
+	else
+		gguf_close(g);
+	return rc;
+}
+
+int deploy_context(const struct topology *t, const struct model_hparams *hp, uint32_t *n_ctx_out, struct ps_err *err)
+{
+	uint32_t n = t->model.context;
+
+	if (n == 0)
+		n = hp->n_ctx_train < DEFAULT_CONTEXT ? hp->n_ctx_train : DEFAULT_CONTEXT;
+	if (hp->n_ctx_max != 0 && n > hp->n_ctx_max)
+		return ps_err_set(err, -EINVAL, "%s: model.context is %u, expected at most %u: %s has no more positions",
+				  t->path, n, hp->n_ctx_max, t->model.path);
+	*n_ctx_out = n;
+	return 0;
+}
+
+/* From a build tree, the source's own; from an installation, the data directory's. */
+static const char *default_topology(void)
+{
+	static const char source[] = PENSTOCK_SOURCE_DIR "/topology/" DEFAULT_TOPOLOGY;
+
+	return access(source, R_OK) == 0 ? source : PENSTOCK_DATA_DIR "/topology/" DEFAULT_TOPOLOGY;
+}
+
+int deploy_load(const char *path, const struct topo_overrides *ov, bool capture, struct topology **topo_out,
+		struct ps_err *err)
+{
+	struct model_hparams hp;
+	struct topology *t = NULL;
+	struct gguf *g = NULL;
+	uint32_t n_ctx;
+	int rc = topo_load(path != NULL ? path : default_topology(), ov, &t, err);
+
+	if (rc != 0)
+		return rc;
+	t->wire.capture = t->wire.capture || capture;
+	rc = deploy_resolve(t, &g, &hp, err);
+	if (rc == 0)
+		rc = deploy_context(t, &hp, &n_ctx, err);
+	gguf_close(g);
+	if (rc == 0)
+		*topo_out = t;
+	else
+		topo_free(t);
+	return rc;
+}
+
+int deploy_load_dir(const char *run_dir, struct topology **topo_out, struct ps_err *err)
+{
+	const struct topo_overrides none = {.driver = -1};
+	char path[TOPO_PATH_BYTES + 32];
+
+	snprintf(path, sizeof(path), "%s/topology.yaml", run_dir);
+	return topo_load(path, &none, topo_out, err);
+}
