@@ -25,51 +25,51 @@
 struct accel;
 
 struct accel_caps {
-	char device[64];          /* e.g. "cpu" */
-	char isa[64];             /* kernels in use, e.g. "avx2+fma+f16c" */
+	char device[64]; /* e.g. "cpu" */
+	char isa[64];    /* kernels in use, e.g. "avx2+fma+f16c" */
 	uint32_t n_threads;
-	uint64_t weight_bytes;    /* read for one decode token */
-	uint64_t kv_bytes;        /* allocated for the KV cache */
+	uint64_t weight_bytes; /* read for one decode token */
+	uint64_t kv_bytes;     /* allocated for the KV cache */
 	uint64_t scratch_bytes;
-	uint64_t repacked_bytes;  /* weights copied out of the mapped file, 0 if used in place */
-	bool can_register;        /* takes the caller's memory as pinned */
-	bool must_allocate;       /* pinned memory must come from mem_alloc */
+	uint64_t repacked_bytes; /* weights copied out of the mapped file, 0 if used in place */
+	bool can_register;       /* takes the caller's memory as pinned */
+	bool must_allocate;      /* pinned memory must come from mem_alloc */
 };
 
 struct accel_open_args {
-	const char *device;       /* "cpu", "cpu-ref", later "cuda:0", "xrt:0" */
-	uint32_t n_threads;       /* 0: one a core */
-	const int *cores;         /* pin thread i to cores[i], or NULL */
-	uint32_t n_slots;         /* sequences at a time */
-	uint32_t n_ctx;           /* positions a slot can hold */
-	uint32_t max_tokens;      /* rows of a batch, at most */
+	const char *device;  /* "cpu", "cpu-ref", later "cuda:0", "xrt:0" */
+	uint32_t n_threads;  /* 0: one a core */
+	const int *cores;    /* pin thread i to cores[i], or NULL */
+	uint32_t n_slots;    /* sequences at a time */
+	uint32_t n_ctx;      /* positions a slot can hold */
+	uint32_t max_tokens; /* rows of a batch, at most */
 };
 
 /* A run of consecutive rows of a batch that belong to one sequence. */
 struct accel_seq {
-	uint32_t slot;            /* KV slot, < n_slots */
-	uint32_t pos;             /* position of its first row; rows before it are in the cache */
+	uint32_t slot; /* KV slot, < n_slots */
+	uint32_t pos;  /* position of its first row; rows before it are in the cache */
 	uint32_t n_tokens;
 };
 
 struct accel_batch {
-	uint32_t n_tokens;        /* rows, sum of the sequences' */
+	uint32_t n_tokens; /* rows, sum of the sequences' */
 	uint32_t n_seqs;
 	const struct accel_seq *seqs;
-	const int32_t *tokens;    /* [n_tokens]; needed where the graph embeds */
-	const float *x_in;        /* [n_tokens, n_embd]; where it does not. 4-byte alignment suffices */
+	const int32_t *tokens; /* [n_tokens]; needed where the graph embeds */
+	const float *x_in;     /* [n_tokens, n_embd]; where it does not. 4-byte alignment suffices */
 	/* Rows whose logits are wanted (ascending), where the graph has the head. */
 	const uint32_t *out_rows; /* [n_out] */
 	uint32_t n_out;
-	float *out;               /* head: logits [n_out, n_vocab]; else activations [n_tokens, n_embd] */
+	float *out; /* head: logits [n_out, n_vocab]; else activations [n_tokens, n_embd] */
 };
 
 struct accel_ops {
 	const char *name;
 	/* -ENODEV, -ENOTSUP (text says what is missing), -EINVAL, -ENOMEM. The graph is borrowed
 	 * until close. All memory is allocated here. */
-	int (*open)(const struct accel_open_args *args, const struct model_graph *graph, struct accel **accel_out,
-		    struct ps_err *err);
+	int (*open)(const struct accel_open_args *args, const struct model_graph *graph,
+		    struct accel **accel_out, struct ps_err *err);
 	void (*close)(struct accel *a);
 	void (*caps)(const struct accel *a, struct accel_caps *out);
 	/* Pinned memory; NULL where the back end has no use for it (then any memory is as good). */

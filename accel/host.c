@@ -11,8 +11,7 @@
 
 #define HUGE_BYTES (2ull << 20)
 
-static uint64_t
-mapped_bytes(uint64_t n, uint64_t size)
+static uint64_t mapped_bytes(uint64_t n, uint64_t size)
 {
 	uint64_t bytes;
 
@@ -21,8 +20,7 @@ mapped_bytes(uint64_t n, uint64_t size)
 	return bytes == 0 ? 64 : bytes;
 }
 
-void *
-accel_host_alloc(uint64_t n, uint64_t size)
+void *accel_host_alloc(uint64_t n, uint64_t size)
 {
 	uint64_t bytes = mapped_bytes(n, size);
 	void *mem;
@@ -37,17 +35,16 @@ accel_host_alloc(uint64_t n, uint64_t size)
 	return mem;
 }
 
-void
-accel_host_free(void *mem, uint64_t n, uint64_t size)
+void accel_host_free(void *mem, uint64_t n, uint64_t size)
 {
 	if (mem != NULL)
 		munmap(mem, (size_t)mapped_bytes(n, size));
 }
 
-int
-accel_slots_init(struct accel_slots *s, const struct accel_open_args *args)
+int accel_slots_init(struct accel_slots *s, const struct accel_open_args *args)
 {
-	*s = (struct accel_slots){.n_slots = args->n_slots, .n_ctx = args->n_ctx, .max_tokens = args->max_tokens};
+	*s = (struct accel_slots){
+	    .n_slots = args->n_slots, .n_ctx = args->n_ctx, .max_tokens = args->max_tokens};
 	s->len = calloc(args->n_slots, sizeof(*s->len));
 	s->next = calloc(args->n_slots, sizeof(*s->next));
 	s->rows = calloc(args->max_tokens, sizeof(*s->rows));
@@ -57,8 +54,7 @@ accel_slots_init(struct accel_slots *s, const struct accel_open_args *args)
 	return -ENOMEM;
 }
 
-void
-accel_slots_fini(struct accel_slots *s)
+void accel_slots_fini(struct accel_slots *s)
 {
 	free(s->len);
 	free(s->next);
@@ -68,8 +64,7 @@ accel_slots_fini(struct accel_slots *s)
 
 /* One run of rows; extends next[] of its slot. A slot may come twice in a batch as long as the
  * second run goes on where the first ended: attention sees all rows of the batch appended. */
-static int
-check_seq(struct accel_slots *s, const struct accel_seq *seq, bool seen_in_batch, uint32_t row)
+static int check_seq(struct accel_slots *s, const struct accel_seq *seq, bool seen_in_batch, uint32_t row)
 {
 	uint32_t end;
 
@@ -85,8 +80,7 @@ check_seq(struct accel_slots *s, const struct accel_seq *seq, bool seen_in_batch
 	return 0;
 }
 
-static bool
-came_before(const struct accel_batch *b, uint32_t i)
+static bool came_before(const struct accel_batch *b, uint32_t i)
 {
 	for (uint32_t j = 0; j < i; j++)
 		if (b->seqs[j].slot == b->seqs[i].slot)
@@ -94,8 +88,7 @@ came_before(const struct accel_batch *b, uint32_t i)
 	return false;
 }
 
-static int
-check_seqs(struct accel_slots *s, const struct accel_batch *b)
+static int check_seqs(struct accel_slots *s, const struct accel_batch *b)
 {
 	uint32_t row = 0;
 
@@ -109,8 +102,7 @@ check_seqs(struct accel_slots *s, const struct accel_batch *b)
 }
 
 /* Token ids and positions index the embedding tables. */
-static int
-check_tokens(const struct accel_slots *s, const struct model_graph *g, const struct accel_batch *b)
+static int check_tokens(const struct accel_slots *s, const struct model_graph *g, const struct accel_batch *b)
 {
 	const struct model_op *embed = &g->ops[0];
 
@@ -127,8 +119,7 @@ check_tokens(const struct accel_slots *s, const struct model_graph *g, const str
 	return 0;
 }
 
-static int
-check_outputs(const struct model_graph *g, const struct accel_batch *b)
+static int check_outputs(const struct model_graph *g, const struct accel_batch *b)
 {
 	if (!g->has_head)
 		return b->out != NULL ? 0 : -EINVAL;
@@ -143,8 +134,7 @@ check_outputs(const struct model_graph *g, const struct accel_batch *b)
 	return 0;
 }
 
-int
-accel_slots_begin(struct accel_slots *s, const struct model_graph *g, const struct accel_batch *b)
+int accel_slots_begin(struct accel_slots *s, const struct model_graph *g, const struct accel_batch *b)
 {
 	if (b->n_tokens == 0 || b->n_tokens > s->max_tokens || b->n_seqs == 0 || b->n_seqs > b->n_tokens ||
 	    b->seqs == NULL)
@@ -155,15 +145,13 @@ accel_slots_begin(struct accel_slots *s, const struct model_graph *g, const stru
 	return 0;
 }
 
-void
-accel_slots_trim(struct accel_slots *s, uint32_t slot, uint32_t pos)
+void accel_slots_trim(struct accel_slots *s, uint32_t slot, uint32_t pos)
 {
 	if (slot < s->n_slots && pos < s->len[slot])
 		s->len[slot] = pos;
 }
 
-uint32_t
-accel_slots_copy(struct accel_slots *s, uint32_t from, uint32_t to, uint32_t n)
+uint32_t accel_slots_copy(struct accel_slots *s, uint32_t from, uint32_t to, uint32_t n)
 {
 	if (from >= s->n_slots || to >= s->n_slots || from == to)
 		return 0;
@@ -173,14 +161,12 @@ accel_slots_copy(struct accel_slots *s, uint32_t from, uint32_t to, uint32_t n)
 	return n;
 }
 
-static uint32_t
-round_up(uint32_t n, uint32_t to)
+static uint32_t round_up(uint32_t n, uint32_t to)
 {
 	return (n + to - 1) / to * to;
 }
 
-static int
-kv_layer_init(struct accel_kv *kv, const struct model_op *op, uint32_t pad)
+static int kv_layer_init(struct accel_kv *kv, const struct model_op *op, uint32_t pad)
 {
 	struct accel_kv_layer *l = accel_kv_layer_of(kv, op->layer);
 	uint64_t positions;
@@ -190,7 +176,8 @@ kv_layer_init(struct accel_kv *kv, const struct model_op *op, uint32_t pad)
 	l->v_dim = op->head_dim_v;
 	l->k_pad = round_up(l->k_dim, pad);
 	l->v_pad = round_up(l->v_dim, pad);
-	if (__builtin_mul_overflow((uint64_t)kv->n_slots * l->n_heads_kv, (uint64_t)kv->n_ctx_pad, &positions))
+	if (__builtin_mul_overflow((uint64_t)kv->n_slots * l->n_heads_kv, (uint64_t)kv->n_ctx_pad,
+				   &positions))
 		return -ENOMEM;
 	l->k = accel_host_alloc(positions, l->k_pad * sizeof(float));
 	l->v = accel_host_alloc(positions, l->v_pad * sizeof(float));
@@ -200,11 +187,13 @@ kv_layer_init(struct accel_kv *kv, const struct model_op *op, uint32_t pad)
 	return 0;
 }
 
-int
-accel_kv_init(struct accel_kv *kv, const struct model_graph *g, const struct accel_open_args *args, uint32_t pad)
+int accel_kv_init(struct accel_kv *kv, const struct model_graph *g, const struct accel_open_args *args,
+		  uint32_t pad)
 {
-	*kv = (struct accel_kv){.block_first = g->block_first, .n_layers = g->block_last - g->block_first,
-				.n_slots = args->n_slots, .n_ctx_pad = round_up(args->n_ctx, 4)};
+	*kv = (struct accel_kv){.block_first = g->block_first,
+				.n_layers = g->block_last - g->block_first,
+				.n_slots = args->n_slots,
+				.n_ctx_pad = round_up(args->n_ctx, 4)};
 	kv->layers = calloc(kv->n_layers, sizeof(*kv->layers));
 	if (kv->layers == NULL)
 		return -ENOMEM;
@@ -219,8 +208,7 @@ accel_kv_init(struct accel_kv *kv, const struct model_graph *g, const struct acc
 	return 0;
 }
 
-void
-accel_kv_fini(struct accel_kv *kv)
+void accel_kv_fini(struct accel_kv *kv)
 {
 	for (uint32_t i = 0; kv->layers != NULL && i < kv->n_layers; i++) {
 		struct accel_kv_layer *l = &kv->layers[i];
@@ -233,8 +221,7 @@ accel_kv_fini(struct accel_kv *kv)
 	*kv = (struct accel_kv){0};
 }
 
-void
-accel_kv_copy(struct accel_kv *kv, uint32_t from, uint32_t to, uint32_t n)
+void accel_kv_copy(struct accel_kv *kv, uint32_t from, uint32_t to, uint32_t n)
 {
 	for (uint32_t i = 0; n > 0 && i < kv->n_layers; i++) {
 		const struct accel_kv_layer *l = &kv->layers[i];

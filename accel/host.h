@@ -35,8 +35,8 @@ struct accel_row {
 
 struct accel_slots {
 	uint32_t n_slots, n_ctx, max_tokens;
-	uint32_t *len;  /* [n_slots] positions that the cache holds */
-	uint32_t *next; /* [n_slots] the same after the batch being checked */
+	uint32_t *len;          /* [n_slots] positions that the cache holds */
+	uint32_t *next;         /* [n_slots] the same after the batch being checked */
 	struct accel_row *rows; /* [max_tokens] of the batch in flight */
 };
 
@@ -48,7 +48,8 @@ void accel_slots_fini(struct accel_slots *s);
  * `rows` describes it. -EINVAL, with nothing changed: a slot, position, token, row or count out of
  * range, a position that leaves a hole after what the cache holds, or missing memory.
  */
-int ps_warn_unused accel_slots_begin(struct accel_slots *s, const struct model_graph *g, const struct accel_batch *b);
+int ps_warn_unused accel_slots_begin(struct accel_slots *s, const struct model_graph *g,
+				     const struct accel_batch *b);
 void accel_slots_trim(struct accel_slots *s, uint32_t slot, uint32_t pos);
 /* How many positions a copy takes over (the caller copies them), 0 for none. */
 uint32_t accel_slots_copy(struct accel_slots *s, uint32_t from, uint32_t to, uint32_t n);
@@ -60,8 +61,8 @@ uint32_t accel_slots_copy(struct accel_slots *s, uint32_t from, uint32_t to, uin
  */
 struct accel_kv_layer {
 	float *k, *v;
-	uint32_t n_heads_kv, k_dim, v_dim;         /* as in the graph */
-	uint32_t k_pad, v_pad;                     /* padded */
+	uint32_t n_heads_kv, k_dim, v_dim; /* as in the graph */
+	uint32_t k_pad, v_pad;             /* padded */
 };
 
 struct accel_kv {
@@ -71,26 +72,25 @@ struct accel_kv {
 	uint64_t bytes;
 };
 
-int ps_warn_unused accel_kv_init(struct accel_kv *kv, const struct model_graph *g, const struct accel_open_args *args,
-				 uint32_t pad);
+int ps_warn_unused accel_kv_init(struct accel_kv *kv, const struct model_graph *g,
+				 const struct accel_open_args *args, uint32_t pad);
 void accel_kv_fini(struct accel_kv *kv);
 void accel_kv_copy(struct accel_kv *kv, uint32_t from, uint32_t to, uint32_t n);
 
-static inline struct accel_kv_layer *
-accel_kv_layer_of(const struct accel_kv *kv, uint32_t layer)
+static inline struct accel_kv_layer *accel_kv_layer_of(const struct accel_kv *kv, uint32_t layer)
 {
 	return &kv->layers[layer - kv->block_first];
 }
 
 /* Start of a head's keys or values of one slot. */
-static inline float *
-accel_kv_k(const struct accel_kv *kv, const struct accel_kv_layer *l, uint32_t slot, uint32_t head)
+static inline float *accel_kv_k(const struct accel_kv *kv, const struct accel_kv_layer *l, uint32_t slot,
+				uint32_t head)
 {
 	return l->k + ((size_t)slot * l->n_heads_kv + head) * kv->n_ctx_pad * l->k_pad;
 }
 
-static inline float *
-accel_kv_v(const struct accel_kv *kv, const struct accel_kv_layer *l, uint32_t slot, uint32_t head)
+static inline float *accel_kv_v(const struct accel_kv *kv, const struct accel_kv_layer *l, uint32_t slot,
+				uint32_t head)
 {
 	return l->v + ((size_t)slot * l->n_heads_kv + head) * kv->n_ctx_pad * l->v_pad;
 }

@@ -23,38 +23,33 @@ struct check {
 	struct ps_err *err;
 };
 
-static int
-fail(const struct check *c, const char *what)
+static int fail(const struct check *c, const char *what)
 {
-	return ps_err_set(c->err, -EINVAL, "graph: operation %" PRIu32 " (kind %d, block %" PRIu32 "): %s", c->index,
-			  (int)c->op->kind, c->op->layer, what);
+	return ps_err_set(c->err, -EINVAL, "graph: operation %" PRIu32 " (kind %d, block %" PRIu32 "): %s",
+			  c->index, (int)c->op->kind, c->op->layer, what);
 }
 
 /* Width of buffer `buf`, 0 if it is none. */
-static uint32_t
-buf_width(const struct check *c, uint8_t buf)
+static uint32_t buf_width(const struct check *c, uint8_t buf)
 {
 	return buf < c->g->n_bufs ? c->g->buf_width[buf] : 0;
 }
 
-static bool
-matrix_ok(const struct gguf_tensor *t, uint64_t in, uint64_t out, uint64_t depth)
+static bool matrix_ok(const struct gguf_tensor *t, uint64_t in, uint64_t out, uint64_t depth)
 {
 	return t != NULL && t->data != NULL && accel_row_bytes(t->dtype, t->ne[0]) != 0 && t->ne[0] == in &&
 	       t->ne[1] == out && t->ne[2] == depth && t->ne[3] == 1;
 }
 
 /* A vector of float32, or none at all where that is allowed. */
-static bool
-vector_ok(const struct gguf_tensor *t, uint64_t n, bool optional)
+static bool vector_ok(const struct gguf_tensor *t, uint64_t n, bool optional)
 {
 	if (t == NULL)
 		return optional;
 	return t->data != NULL && t->dtype == GGUF_DT_F32 && t->ne[0] >= n;
 }
 
-static int
-check_embed(const struct check *c)
+static int check_embed(const struct check *c)
 {
 	const struct model_op *op = c->op;
 
@@ -67,8 +62,7 @@ check_embed(const struct check *c)
 	return 0;
 }
 
-static int
-check_norm(const struct check *c)
+static int check_norm(const struct check *c)
 {
 	const struct model_op *op = c->op;
 	uint32_t run = op->head_dim != 0 ? op->head_dim : op->width;
@@ -82,8 +76,7 @@ check_norm(const struct check *c)
 	return 0;
 }
 
-static int
-check_matmul(const struct check *c)
+static int check_matmul(const struct check *c)
 {
 	const struct model_op *op = c->op;
 	uint64_t in = buf_width(c, op->src0);
@@ -97,8 +90,7 @@ check_matmul(const struct check *c)
 	return op->dst == op->src0 ? fail(c, "a product in place") : 0;
 }
 
-static int
-check_rope(const struct check *c)
+static int check_rope(const struct check *c)
 {
 	const struct model_op *op = c->op;
 	const struct model_rope_params *rope = &c->g->hp.rope;
@@ -112,15 +104,15 @@ check_rope(const struct check *c)
 	return 0;
 }
 
-static int
-check_attn(struct check *c)
+static int check_attn(struct check *c)
 {
 	const struct model_op *op = c->op;
 	uint64_t kv = op->n_heads_kv;
 
 	if (kv == 0 || op->n_heads % kv != 0 || op->n_heads == 0)
 		return fail(c, "query heads that are no multiple of the KV heads");
-	if (op->head_dim == 0 || op->head_dim > MAX_HEAD_DIM || op->head_dim_v == 0 || op->head_dim_v > MAX_HEAD_DIM)
+	if (op->head_dim == 0 || op->head_dim > MAX_HEAD_DIM || op->head_dim_v == 0 ||
+	    op->head_dim_v > MAX_HEAD_DIM)
 		return fail(c, "head dimension out of range");
 	if (buf_width(c, op->src0) != (uint64_t)op->n_heads * op->head_dim ||
 	    buf_width(c, op->src1) != kv * op->head_dim || buf_width(c, op->src2) != kv * op->head_dim_v ||
@@ -134,8 +126,7 @@ check_attn(struct check *c)
 	return 0;
 }
 
-static int
-check_elementwise(const struct check *c)
+static int check_elementwise(const struct check *c)
 {
 	const struct model_op *op = c->op;
 	bool two = op->kind != MODEL_OP_ACT;
@@ -149,8 +140,7 @@ check_elementwise(const struct check *c)
 	return 0;
 }
 
-static int
-check_moe(const struct check *c)
+static int check_moe(const struct check *c)
 {
 	const struct model_op *op = c->op;
 	uint64_t in = buf_width(c, op->src0);
@@ -160,7 +150,8 @@ check_moe(const struct check *c)
 		return fail(c, "number of experts out of range");
 	if (op->w_up == NULL || op->w_up->ne[1] == 0 || op->w_up->ne[1] > UINT32_MAX / 64)
 		return fail(c, "no expert matrices");
-	if (!matrix_ok(op->w, in, op->n_experts, 1) || !matrix_ok(op->w_gate, in, op->w_up->ne[1], op->n_experts) ||
+	if (!matrix_ok(op->w, in, op->n_experts, 1) ||
+	    !matrix_ok(op->w_gate, in, op->w_up->ne[1], op->n_experts) ||
 	    !matrix_ok(op->w_up, in, op->w_up->ne[1], op->n_experts) ||
 	    !matrix_ok(op->w_down, op->w_up->ne[1], op->width, op->n_experts))
 		return fail(c, "expert matrices of a wrong shape or type");
@@ -169,8 +160,7 @@ check_moe(const struct check *c)
 	return op->dst == op->src0 ? fail(c, "a mixture of experts in place") : 0;
 }
 
-static int
-check_select(struct check *c)
+static int check_select(struct check *c)
 {
 	if (c->selected)
 		return fail(c, "a second selection of rows");
@@ -183,8 +173,7 @@ check_select(struct check *c)
 	return 0;
 }
 
-static int
-check_op(struct check *c)
+static int check_op(struct check *c)
 {
 	if (c->op->dst >= c->g->n_bufs || c->g->buf_width[c->op->dst] != c->op->width || c->op->width == 0)
 		return fail(c, "a result that does not fit its buffer");
@@ -210,12 +199,12 @@ check_op(struct check *c)
 	case MODEL_OP_SELECT_ROWS:
 		return check_select(c);
 	}
-	return ps_err_set(c->err, -ENOTSUP, "graph: operation %" PRIu32 " is of kind %d, which this back end lacks",
-			  c->index, (int)c->op->kind);
+	return ps_err_set(c->err, -ENOTSUP,
+			  "graph: operation %" PRIu32 " is of kind %d, which this back end lacks", c->index,
+			  (int)c->op->kind);
 }
 
-int
-accel_host_check_graph(const struct model_graph *g, struct ps_err *err)
+int accel_host_check_graph(const struct model_graph *g, struct ps_err *err)
 {
 	struct check c = {.g = g, .err = err};
 
@@ -236,33 +225,31 @@ accel_host_check_graph(const struct model_graph *g, struct ps_err *err)
 	if (g->has_head && !c.selected)
 		return ps_err_set(err, -EINVAL, "graph: a head without a selection of rows");
 	if (c.attn_layers != g->block_last - g->block_first)
-		return ps_err_set(err, -EINVAL, "graph: %" PRIu32 " attentions for %" PRIu32 " blocks", c.attn_layers,
-				  g->block_last - g->block_first);
+		return ps_err_set(err, -EINVAL, "graph: %" PRIu32 " attentions for %" PRIu32 " blocks",
+				  c.attn_layers, g->block_last - g->block_first);
 	return 0;
 }
 
-int
-accel_host_check_args(const struct accel_open_args *args, const struct model_graph *g, struct ps_err *err)
+int accel_host_check_args(const struct accel_open_args *args, const struct model_graph *g, struct ps_err *err)
 {
 	if (args->n_slots == 0 || args->n_ctx == 0 || args->max_tokens == 0 || args->n_ctx > INT32_MAX ||
 	    args->n_slots > (1u << 20) || args->max_tokens > (1u << 20))
-		return ps_err_set(err, -EINVAL,
-				  "slots, context and batch must be between 1 and 1048576 (context: 2147483647), not "
-				  "%" PRIu32 ", %" PRIu32 ", %" PRIu32,
-				  args->n_slots, args->n_ctx, args->max_tokens);
+		return ps_err_set(
+		    err, -EINVAL,
+		    "slots, context and batch must be between 1 and 1048576 (context: 2147483647), not "
+		    "%" PRIu32 ", %" PRIu32 ", %" PRIu32,
+		    args->n_slots, args->n_ctx, args->max_tokens);
 	if (args->n_threads > 1024)
 		return ps_err_set(err, -EINVAL, "at most 1024 threads, not %" PRIu32, args->n_threads);
 	return accel_host_check_graph(g, err);
 }
 
-static uint64_t
-tensor_bytes(const struct gguf_tensor *t, uint64_t rows)
+static uint64_t tensor_bytes(const struct gguf_tensor *t, uint64_t rows)
 {
 	return t == NULL ? 0 : rows * accel_row_bytes(t->dtype, t->ne[0]);
 }
 
-uint64_t
-accel_host_weight_bytes(const struct model_graph *g)
+uint64_t accel_host_weight_bytes(const struct model_graph *g)
 {
 	uint64_t bytes = 0;
 
@@ -278,9 +265,9 @@ accel_host_weight_bytes(const struct model_graph *g)
 			break;
 		case MODEL_OP_MOE:
 			bytes += tensor_bytes(op->w, op->n_experts);
-			bytes += op->n_experts_used *
-				 (tensor_bytes(op->w_gate, op->w_gate->ne[1]) + tensor_bytes(op->w_up, op->w_up->ne[1]) +
-				  tensor_bytes(op->w_down, op->width));
+			bytes += op->n_experts_used * (tensor_bytes(op->w_gate, op->w_gate->ne[1]) +
+						       tensor_bytes(op->w_up, op->w_up->ne[1]) +
+						       tensor_bytes(op->w_down, op->width));
 			break;
 		default:
 			bytes += tensor_bytes(op->w, 1) + tensor_bytes(op->b, 1);

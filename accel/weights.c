@@ -6,8 +6,7 @@
 #include "base/bytes.h"
 #include "base/check.h"
 
-static float
-float_of_bits(uint32_t bits)
+static float float_of_bits(uint32_t bits)
 {
 	float f;
 
@@ -15,8 +14,7 @@ float_of_bits(uint32_t bits)
 	return f;
 }
 
-float
-accel_f16_to_f32(uint16_t h)
+float accel_f16_to_f32(uint16_t h)
 {
 	uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
 	uint32_t exp = (h >> 10) & 0x1fu;
@@ -29,14 +27,12 @@ accel_f16_to_f32(uint16_t h)
 	return float_of_bits(sign | (exp + 112u) << 23 | man << 13);
 }
 
-float
-accel_bf16_to_f32(uint16_t h)
+float accel_bf16_to_f32(uint16_t h)
 {
 	return float_of_bits((uint32_t)h << 16);
 }
 
-size_t
-accel_row_bytes(enum gguf_dtype dtype, uint64_t n)
+size_t accel_row_bytes(enum gguf_dtype dtype, uint64_t n)
 {
 	switch ((int)dtype) {
 	case GGUF_DT_F32:
@@ -51,21 +47,18 @@ accel_row_bytes(enum gguf_dtype dtype, uint64_t n)
 	}
 }
 
-const void *
-accel_row(const struct gguf_tensor *t, uint64_t row)
+const void *accel_row(const struct gguf_tensor *t, uint64_t row)
 {
 	return (const uint8_t *)t->data + row * accel_row_bytes(t->dtype, t->ne[0]);
 }
 
-static void
-expand_f32(const uint8_t *src, size_t n, float *dst)
+static void expand_f32(const uint8_t *src, size_t n, float *dst)
 {
 	for (size_t i = 0; i < n; i++)
 		dst[i] = float_of_bits(ps_load32(src + 4 * i));
 }
 
-static void
-expand_q8_0(const uint8_t *src, size_t n, float *dst)
+static void expand_q8_0(const uint8_t *src, size_t n, float *dst)
 {
 	for (size_t i = 0; i < n; i++) {
 		const uint8_t *block = src + i / ACCEL_Q8_BLOCK * ACCEL_Q8_BLOCK_BYTES;
@@ -75,8 +68,7 @@ expand_q8_0(const uint8_t *src, size_t n, float *dst)
 	}
 }
 
-void
-accel_row_expand(enum gguf_dtype dtype, const void *src, size_t n, float *dst_out)
+void accel_row_expand(enum gguf_dtype dtype, const void *src, size_t n, float *dst_out)
 {
 	const uint8_t *p = src;
 

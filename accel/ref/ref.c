@@ -5,8 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void
-ref_close(struct accel *a)
+static void ref_close(struct accel *a)
 {
 	const struct model_graph *g = a->graph;
 
@@ -23,15 +22,13 @@ ref_close(struct accel *a)
 	free(a);
 }
 
-static uint32_t
-max_u32(uint32_t a, uint32_t b)
+static uint32_t max_u32(uint32_t a, uint32_t b)
 {
 	return a > b ? a : b;
 }
 
 /* Lengths of the scratch vectors: the widest of every operation. */
-static void
-measure(struct accel *a, const struct model_graph *g)
+static void measure(struct accel *a, const struct model_graph *g)
 {
 	a->row_width = 1;
 	for (uint32_t i = 0; i < g->n_bufs; i++)
@@ -47,8 +44,7 @@ measure(struct accel *a, const struct model_graph *g)
 	a->row_width = max_u32(a->row_width, a->hidden_width);
 }
 
-static int
-allocate(struct accel *a, const struct accel_open_args *args)
+static int allocate(struct accel *a, const struct accel_open_args *args)
 {
 	const struct model_graph *g = a->graph;
 
@@ -65,15 +61,14 @@ allocate(struct accel *a, const struct accel_open_args *args)
 	a->hidden[0] = accel_host_alloc(a->hidden_width, sizeof(float));
 	a->hidden[1] = accel_host_alloc(a->hidden_width, sizeof(float));
 	a->probs = accel_host_alloc(a->n_probs, sizeof(double));
-	if (a->row == NULL || a->scores == NULL || a->freqs == NULL || a->hidden[0] == NULL || a->hidden[1] == NULL ||
-	    a->probs == NULL)
+	if (a->row == NULL || a->scores == NULL || a->freqs == NULL || a->hidden[0] == NULL ||
+	    a->hidden[1] == NULL || a->probs == NULL)
 		return -ENOMEM;
 	return 0;
 }
 
-static int
-ref_open(const struct accel_open_args *args, const struct model_graph *graph, struct accel **accel_out,
-	 struct ps_err *err)
+static int ref_open(const struct accel_open_args *args, const struct model_graph *graph,
+		    struct accel **accel_out, struct ps_err *err)
 {
 	struct accel *a;
 	int rc = accel_host_check_args(args, graph, err);
@@ -87,8 +82,8 @@ ref_open(const struct accel_open_args *args, const struct model_graph *graph, st
 	measure(a, graph);
 	if (allocate(a, args) != 0) {
 		ref_close(a);
-		return ps_err_set(err, -ENOMEM, "cpu-ref: no memory for %u slots of %u positions", args->n_slots,
-				  args->n_ctx);
+		return ps_err_set(err, -ENOMEM, "cpu-ref: no memory for %u slots of %u positions",
+				  args->n_slots, args->n_ctx);
 	}
 	if (graph->hp.rope.kind != MODEL_ROPE_NONE)
 		model_rope_freqs(&graph->hp.rope, a->freqs);
@@ -96,21 +91,23 @@ ref_open(const struct accel_open_args *args, const struct model_graph *graph, st
 	return 0;
 }
 
-static void
-ref_caps(const struct accel *a, struct accel_caps *out)
+static void ref_caps(const struct accel *a, struct accel_caps *out)
 {
-	uint64_t scratch = ((uint64_t)a->row_width + 2ull * a->hidden_width) * sizeof(float) +
-			   ((uint64_t)a->slots.n_ctx + a->n_probs + a->graph->hp.rope.n_rot / 2) * sizeof(double);
+	uint64_t scratch =
+	    ((uint64_t)a->row_width + 2ull * a->hidden_width) * sizeof(float) +
+	    ((uint64_t)a->slots.n_ctx + a->n_probs + a->graph->hp.rope.n_rot / 2) * sizeof(double);
 
 	for (uint32_t i = 0; i < a->graph->n_bufs; i++)
 		scratch += (uint64_t)a->slots.max_tokens * a->graph->buf_width[i] * sizeof(float);
-	*out = (struct accel_caps){.device = "cpu-ref", .isa = "plain loops", .n_threads = 1,
-				   .weight_bytes = accel_host_weight_bytes(a->graph), .kv_bytes = a->kv.bytes,
+	*out = (struct accel_caps){.device = "cpu-ref",
+				   .isa = "plain loops",
+				   .n_threads = 1,
+				   .weight_bytes = accel_host_weight_bytes(a->graph),
+				   .kv_bytes = a->kv.bytes,
 				   .scratch_bytes = scratch};
 }
 
-static int
-ref_submit(struct accel *a, const struct accel_batch *b)
+static int ref_submit(struct accel *a, const struct accel_batch *b)
 {
 	const struct model_graph *g = a->graph;
 	uint32_t n_rows = b->n_tokens;
@@ -119,7 +116,8 @@ ref_submit(struct accel *a, const struct accel_batch *b)
 	if (rc != 0)
 		return rc;
 	if (!g->has_embed)
-		memcpy(a->bufs[MODEL_BUF_X], b->x_in, (size_t)n_rows * g->buf_width[MODEL_BUF_X] * sizeof(float));
+		memcpy(a->bufs[MODEL_BUF_X], b->x_in,
+		       (size_t)n_rows * g->buf_width[MODEL_BUF_X] * sizeof(float));
 	for (uint32_t i = 0; i < g->n_ops; i++) {
 		if (g->ops[i].kind == MODEL_OP_SELECT_ROWS)
 			n_rows = b->n_out;
@@ -131,8 +129,7 @@ ref_submit(struct accel *a, const struct accel_batch *b)
 	return 0;
 }
 
-static int
-ref_poll(struct accel *a)
+static int ref_poll(struct accel *a)
 {
 	if (a->done == 0)
 		return 0;
@@ -140,25 +137,23 @@ ref_poll(struct accel *a)
 	return 1;
 }
 
-static void
-ref_kv_trim(struct accel *a, uint32_t slot, uint32_t pos)
+static void ref_kv_trim(struct accel *a, uint32_t slot, uint32_t pos)
 {
 	accel_slots_trim(&a->slots, slot, pos);
 }
 
-static void
-ref_kv_copy(struct accel *a, uint32_t from, uint32_t to, uint32_t n)
+static void ref_kv_copy(struct accel *a, uint32_t from, uint32_t to, uint32_t n)
 {
 	accel_kv_copy(&a->kv, from, to, accel_slots_copy(&a->slots, from, to, n));
 }
 
 const struct accel_ops accel_cpu_ref = {
-	.name = "cpu-ref",
-	.open = ref_open,
-	.close = ref_close,
-	.caps = ref_caps,
-	.submit = ref_submit,
-	.poll = ref_poll,
-	.kv_trim = ref_kv_trim,
-	.kv_copy = ref_kv_copy,
+    .name = "cpu-ref",
+    .open = ref_open,
+    .close = ref_close,
+    .caps = ref_caps,
+    .submit = ref_submit,
+    .poll = ref_poll,
+    .kv_trim = ref_kv_trim,
+    .kv_copy = ref_kv_copy,
 };

@@ -20,7 +20,7 @@ struct accel {
 	float *hidden[2];            /* [widest expert], two of them */
 	double *probs;               /* [most experts] */
 	uint32_t row_width, hidden_width, n_probs;
-	int done;                    /* batches finished that poll has not told of */
+	int done; /* batches finished that poll has not told of */
 };
 
 /* Runs one operation on the rows of a batch that accel_slots_begin accepted. */

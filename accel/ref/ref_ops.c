@@ -7,14 +7,12 @@
 #include "accel/weights.h"
 #include "base/check.h"
 
-static float *
-buf_row(const struct accel *a, uint8_t buf, uint32_t row)
+static float *buf_row(const struct accel *a, uint8_t buf, uint32_t row)
 {
 	return a->bufs[buf] + (size_t)row * a->graph->buf_width[buf];
 }
 
-static void
-op_embed(struct accel *a, const struct model_op *op, const struct accel_batch *b, uint32_t n_rows)
+static void op_embed(struct accel *a, const struct model_op *op, const struct accel_batch *b, uint32_t n_rows)
 {
 	for (uint32_t r = 0; r < n_rows; r++) {
 		float *dst = buf_row(a, op->dst, r); /* [width] */
@@ -30,9 +28,8 @@ op_embed(struct accel *a, const struct model_op *op, const struct accel_batch *b
 	}
 }
 
-static void
-norm_run(const struct model_op *op, const float *x /* [n] */, const float *w /* [n] */, const float *bias /* [n] */,
-	 uint32_t n, float *dst /* [n] */)
+static void norm_run(const struct model_op *op, const float *x /* [n] */, const float *w /* [n] */,
+		     const float *bias /* [n] */, uint32_t n, float *dst /* [n] */)
 {
 	double mean = 0, var = 0;
 	double inv;
@@ -52,19 +49,17 @@ norm_run(const struct model_op *op, const float *x /* [n] */, const float *w /* 
 	}
 }
 
-static void
-op_norm(struct accel *a, const struct model_op *op, uint32_t n_rows)
+static void op_norm(struct accel *a, const struct model_op *op, uint32_t n_rows)
 {
 	uint32_t n = op->head_dim != 0 ? op->head_dim : op->width;
 
 	for (uint32_t r = 0; r < n_rows; r++)
 		for (uint32_t i = 0; i < op->width; i += n)
-			norm_run(op, buf_row(a, op->src0, r) + i, op->w->data, op->b != NULL ? op->b->data : NULL, n,
-				 buf_row(a, op->dst, r) + i);
+			norm_run(op, buf_row(a, op->src0, r) + i, op->w->data,
+				 op->b != NULL ? op->b->data : NULL, n, buf_row(a, op->dst, r) + i);
 }
 
-static float
-dot(const float *w /* [n] */, const float *x /* [n] */, uint64_t n)
+static float dot(const float *w /* [n] */, const float *x /* [n] */, uint64_t n)
 {
 	double sum = 0;
 
@@ -73,8 +68,7 @@ dot(const float *w /* [n] */, const float *x /* [n] */, uint64_t n)
 	return (float)sum;
 }
 
-static void
-op_matmul(struct accel *a, const struct model_op *op, uint32_t n_rows)
+static void op_matmul(struct accel *a, const struct model_op *op, uint32_t n_rows)
 {
 	const float *bias = op->b != NULL ? op->b->data : NULL;
 
@@ -90,8 +84,7 @@ op_matmul(struct accel *a, const struct model_op *op, uint32_t n_rows)
 	}
 }
 
-static void
-op_rope(struct accel *a, const struct model_op *op, uint32_t n_rows)
+static void op_rope(struct accel *a, const struct model_op *op, uint32_t n_rows)
 {
 	const struct model_rope_params *rope = &a->graph->hp.rope;
 	uint32_t half = rope->n_rot / 2;
@@ -115,8 +108,7 @@ op_rope(struct accel *a, const struct model_op *op, uint32_t n_rows)
 	}
 }
 
-static void
-append_kv(struct accel *a, const struct model_op *op, uint32_t n_rows)
+static void append_kv(struct accel *a, const struct model_op *op, uint32_t n_rows)
 {
 	const struct accel_kv_layer *l = accel_kv_layer_of(&a->kv, op->layer);
 
@@ -133,14 +125,14 @@ append_kv(struct accel *a, const struct model_op *op, uint32_t n_rows)
 }
 
 /* One query head over n positions: k [n, k_dim], v [n, v_dim], dst [v_dim]. */
-static void
-attend(struct accel *a, const struct model_op *op, const float *q, const float *k, const float *v, uint32_t n,
-       float *dst)
+static void attend(struct accel *a, const struct model_op *op, const float *q, const float *k, const float *v,
+		   uint32_t n, float *dst)
 {
 	double max = -INFINITY, sum = 0;
 
 	for (uint32_t p = 0; p < n; p++) {
-		a->scores[p] = (double)dot(q, k + (size_t)p * op->head_dim, op->head_dim) * (double)op->attn_scale;
+		a->scores[p] =
+		    (double)dot(q, k + (size_t)p * op->head_dim, op->head_dim) * (double)op->attn_scale;
 		max = fmax(max, a->scores[p]);
 	}
 	for (uint32_t p = 0; p < n; p++) {
@@ -156,8 +148,7 @@ attend(struct accel *a, const struct model_op *op, const float *q, const float *
 	}
 }
 
-static void
-op_attn(struct accel *a, const struct model_op *op, uint32_t n_rows)
+static void op_attn(struct accel *a, const struct model_op *op, uint32_t n_rows)
 {
 	const struct accel_kv_layer *l = accel_kv_layer_of(&a->kv, op->layer);
 	uint32_t group = op->n_heads / op->n_heads_kv;
@@ -169,13 +160,13 @@ op_attn(struct accel *a, const struct model_op *op, uint32_t n_rows)
 
 		for (uint32_t h = 0; h < op->n_heads; h++)
 			attend(a, op, buf_row(a, op->src0, r) + (size_t)h * op->head_dim,
-			       accel_kv_k(&a->kv, l, row->slot, h / group), accel_kv_v(&a->kv, l, row->slot, h / group), n,
+			       accel_kv_k(&a->kv, l, row->slot, h / group),
+			       accel_kv_v(&a->kv, l, row->slot, h / group), n,
 			       buf_row(a, op->dst, r) + (size_t)h * op->head_dim_v);
 	}
 }
 
-static float
-activate(enum model_act act, float xf)
+static float activate(enum model_act act, float xf)
 {
 	double x = (double)xf;
 
@@ -192,8 +183,7 @@ activate(enum model_act act, float xf)
 	CHECK(!"an activation that accel_host_check_graph lets through");
 }
 
-static void
-op_elementwise(struct accel *a, const struct model_op *op, uint32_t n_rows)
+static void op_elementwise(struct accel *a, const struct model_op *op, uint32_t n_rows)
 {
 	for (uint32_t r = 0; r < n_rows; r++) {
 		float *dst = buf_row(a, op->dst, r);
@@ -211,8 +201,7 @@ op_elementwise(struct accel *a, const struct model_op *op, uint32_t n_rows)
 }
 
 /* Softmax of the router's outputs for one row. */
-static void
-route(struct accel *a, const struct model_op *op, const float *x)
+static void route(struct accel *a, const struct model_op *op, const float *x)
 {
 	double max = -INFINITY, sum = 0;
 
@@ -230,8 +219,7 @@ route(struct accel *a, const struct model_op *op, const float *x)
 }
 
 /* Keeps the n_experts_used largest of probs, sets the others to 0, and renormalises if asked to. */
-static void
-keep_best(struct accel *a, const struct model_op *op)
+static void keep_best(struct accel *a, const struct model_op *op)
 {
 	double sum = 0;
 
@@ -257,8 +245,7 @@ keep_best(struct accel *a, const struct model_op *op)
 }
 
 /* dst += p * down . (act(gate . x) * (up . x)) of expert e. */
-static void
-add_expert(struct accel *a, const struct model_op *op, uint32_t e, const float *x, float *dst)
+static void add_expert(struct accel *a, const struct model_op *op, uint32_t e, const float *x, float *dst)
 {
 	uint64_t ff = op->w_up->ne[1], in = op->w_up->ne[0];
 
@@ -269,13 +256,13 @@ add_expert(struct accel *a, const struct model_op *op, uint32_t e, const float *
 		a->hidden[1][o] = a->hidden[0][o] * dot(a->row, x, in);
 	}
 	for (uint64_t o = 0; o < op->width; o++) {
-		accel_row_expand(op->w_down->dtype, accel_row(op->w_down, (uint64_t)e * op->width + o), ff, a->row);
+		accel_row_expand(op->w_down->dtype, accel_row(op->w_down, (uint64_t)e * op->width + o), ff,
+				 a->row);
 		dst[o] += (float)a->probs[e] * dot(a->row, a->hidden[1], ff);
 	}
 }
 
-static void
-op_moe(struct accel *a, const struct model_op *op, uint32_t n_rows)
+static void op_moe(struct accel *a, const struct model_op *op, uint32_t n_rows)
 {
 	for (uint32_t r = 0; r < n_rows; r++) {
 		const float *x = buf_row(a, op->src0, r);
@@ -290,15 +277,15 @@ op_moe(struct accel *a, const struct model_op *op, uint32_t n_rows)
 	}
 }
 
-static void
-op_select_rows(struct accel *a, const struct model_op *op, const struct accel_batch *b, uint32_t n_rows)
+static void op_select_rows(struct accel *a, const struct model_op *op, const struct accel_batch *b,
+			   uint32_t n_rows)
 {
 	for (uint32_t r = 0; r < n_rows; r++)
-		memcpy(buf_row(a, op->dst, r), buf_row(a, op->src0, b->out_rows[r]), op->width * sizeof(float));
+		memcpy(buf_row(a, op->dst, r), buf_row(a, op->src0, b->out_rows[r]),
+		       op->width * sizeof(float));
 }
 
-void
-ref_run_op(struct accel *a, const struct model_op *op, const struct accel_batch *b, uint32_t n_rows)
+void ref_run_op(struct accel *a, const struct model_op *op, const struct accel_batch *b, uint32_t n_rows)
 {
 	switch (op->kind) {
 	case MODEL_OP_EMBED:

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#ifndef PENSTOCK_ACCEL_CPU_CPU_H
+#define PENSTOCK_ACCEL_CPU_CPU_H
+/*
+ * State of the fast back end, shared by its own files and no one else. All
+ * operations of a graph run one after the other; each is split over the
+ * threads of the pool by rows of weights, rows of the batch or heads. What one
+ * chunk computes never depends on how the work was split.
+ */
+#include "accel/accel.h"
+#include "accel/cpu/kern.h"
+#include "accel/cpu/pool.h"
+#include "accel/host.h"
+
+/* [max_tokens, ld], ld the width rounded up to KERN_PAD, zeros in between. */
+struct cpu_buf {
+	float *p;
+	size_t ld;
+};
+
+/* Scratch of one thread. */
+struct cpu_thread {
+	float *panel;  /* [KERN_PANEL, ldp] expanded rows of weights */
+	float *sums;   /* [KERN_PANEL * KERN_COLS * lanes] */
+	float *scores; /* [n_ctx rounded up to KERN_PAD] */
+	float *head;   /* [2, longest head] a query and a result, padded */
+};
+
+/* The input of a product rounded to 8 bits, for Q8_0 weights. */
+struct cpu_q8 {
+	int8_t *q;     /* [max_tokens, ldq] */
+	float *scale;  /* [max_tokens, lds] */
+	int32_t *bias; /* [max_tokens, lds] */
+	size_t ldq, lds;
+};
+
+struct cpu_moe {
+	struct cpu_buf logits;   /* [max_tokens, n_experts] then the weight of each expert, 0 if unused */
+	struct cpu_buf in;       /* [max_tokens, n_embd] rows of one expert, gathered */
+	struct cpu_buf gate, up; /* [max_tokens, n_ff] */
+	struct cpu_buf out;      /* [max_tokens, n_embd] */
+	uint32_t *rows;          /* [max_tokens] which they are */
+	uint32_t n_experts, n_in, n_ff, n_out; /* the most of any operation */
+};
+
+struct accel {
+	const struct model_graph *graph;
+	const struct kern *kern;
+	struct pool *pool;
+	struct accel_slots slots;
+	struct accel_kv kv;
+	struct cpu_buf bufs[MODEL_MAX_BUFS]; /* that of the logits is the caller's while a batch runs */
+	struct cpu_buf embed2;               /* [max_tokens, n_embd] position embeddings, if there are */
+	struct cpu_thread *threads;          /* [pool threads] */
+	struct cpu_q8 q8;
+	struct cpu_moe moe;
+	double *freqs; /* [n_rot / 2] */
+	float *rope;   /* [max_tokens, 2, n_rot / 2] cosines, then sines */
+	size_t ldp;    /* longest row of weights, padded */
+	uint32_t head_pad, n_scores;
+	bool has_rope;
+	uint64_t scratch_bytes;
+	int done; /* batches finished that poll has not told of */
+};
+
+/* A matrix, or rows of one. y = (w . x + bias) * scale. */
+struct cpu_mat {
+	const uint8_t *w;
+	enum gguf_dtype dtype;
+	uint32_t rows, k;
+	const float *bias; /* [rows] or NULL */
+	float scale;
+};
+
+/* x [n, ldx] padded with zeros, y [n, ldy]. */
+void cpu_multiply(struct accel *a, const struct cpu_mat *mat, const float *x, size_t ldx, uint32_t n,
+		  float *y, size_t ldy);
+void cpu_moe(struct accel *a, const struct model_op *op, uint32_t n_rows);
+void cpu_attention(struct accel *a, const struct model_op *op, uint32_t n_rows);
+void cpu_run_op(struct accel *a, const struct model_op *op, const struct accel_batch *b, uint32_t n_rows);
+/* Cosines and sines of the rows of a batch. */
+void cpu_rope_table(struct accel *a, uint32_t n_rows);
+
+/* Runs fn for ranges of rows; `width` floats are about what a row costs. */
+typedef void cpu_rows_fn(struct accel *a, const void *arg, uint32_t row, uint32_t end);
+void cpu_run_rows(struct accel *a, cpu_rows_fn *fn, const void *arg, uint32_t n_rows, uint32_t width);
+
+static inline float *cpu_row(const struct cpu_buf *b, uint32_t row)
+{
+	return b->p + row * b->ld;
+}
+
+static inline size_t cpu_pad(size_t n)
+{
+	return (n + KERN_PAD - 1) / KERN_PAD * KERN_PAD;
+}
+
+#endif

@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <math.h>
+#include <string.h>
+
+#include "accel/cpu/cpu.h"
+#include "accel/weights.h"
+
+/* Floats of row work below which it stays on one thread: some microseconds. */
+#define MIN_CHUNK_FLOATS (16u << 10)
+#define CHUNKS_A_THREAD  4u
+
+struct rows_job {
+	struct accel *a;
+	cpu_rows_fn *fn;
+	const void *arg;
+	uint32_t n_rows, rows_a_chunk;
+};
+
+static void rows_chunk(void *ctx, uint32_t chunk, uint32_t thread)
+{
+	const struct rows_job *job = ctx;
+	uint32_t row = chunk * job->rows_a_chunk;
+	uint32_t left = job->n_rows - row;
+
+	(void)thread;
+	job->fn(job->a, job->arg, row, row + (left < job->rows_a_chunk ? left : job->rows_a_chunk));
+}
+
+void cpu_run_rows(struct accel *a, cpu_rows_fn *fn, const void *arg, uint32_t n_rows, uint32_t width)
+{
+	struct rows_job job = {.a = a, .fn = fn, .arg = arg, .n_rows = n_rows, .rows_a_chunk = n_rows};
+	uint64_t chunks = (uint64_t)n_rows * width / MIN_CHUNK_FLOATS;
+	uint64_t most = (uint64_t)pool_n_threads(a->pool) * CHUNKS_A_THREAD;
+
+	if (n_rows == 0)
+		return;
+	if (pool_n_threads(a->pool) > 1 && chunks > 1) {
+		chunks = chunks > most ? most : chunks;
+		job.rows_a_chunk = (n_rows + (uint32_t)chunks - 1) / (uint32_t)chunks;
+	}
+	pool_run(a->pool, rows_chunk, &job, (n_rows + job.rows_a_chunk - 1) / job.rows_a_chunk);
+}
+
+struct op_arg {
+	const struct model_op *op;
+	const struct accel_batch *b;
+};
+
+static void embed_rows(struct accel *a, const void *arg, uint32_t row, uint32_t end)
+{
+	const struct op_arg *o = arg;
+	const struct model_op *op = o->op;
+
+	for (uint32_t r = row; r < end; r++) {
+		float *dst = cpu_row(&a->bufs[op->dst], r); /* [width] */
+
+		accel_row_expand(op->w->dtype, accel_row(op->w, (uint64_t)o->b->tokens[r]), op->width, dst);
+		for (uint32_t i = 0; i < op->width; i++)
+			dst[i] *= op->scale;
+		if (op->w2 == NULL)
+			continue;
+		accel_row_expand(op->w2->dtype, accel_row(op->w2, a->slots.rows[r].pos), op->width,
+				 cpu_row(&a->embed2, r));
+		for (uint32_t i = 0; i < op->width; i++)
+			dst[i] += cpu_row(&a->embed2, r)[i];
+	}
+}
+
+static void norm_rows(struct accel *a, const void *arg, uint32_t row, uint32_t end)
+{
+	const struct model_op *op = ((const struct op_arg *)arg)->op;
+	uint32_t n = op->head_dim != 0 ? op->head_dim : op->width;
+	const float *bias = op->b != NULL ? op->b->data : NULL;
+
+	for (uint32_t r = row; r < end; r++)
+		for (uint32_t i = 0; i < op->width; i += n)
+			a->kern->norm(op->norm, cpu_row(&a->bufs[op->src0], r) + i, op->w->data, bias, n,
+				      op->eps, cpu_row(&a->bufs[op->dst], r) + i);
+}
+
+static void elementwise_rows(struct accel *a, const void *arg, uint32_t row, uint32_t end)
+{
+	const struct model_op *op = ((const struct op_arg *)arg)->op;
+
+	for (uint32_t r = row; r < end; r++) {
+		const float *x = cpu_row(&a->bufs[op->src0], r);
+		const float *y = op->kind == MODEL_OP_ACT ? NULL : cpu_row(&a->bufs[op->src1], r);
+		float *dst = cpu_row(&a->bufs[op->dst], r);
+
+		if (op->kind == MODEL_OP_ADD)
+			a->kern->add(x, y, op->width, dst);
+		else
+			a->kern->act(op->act, x, y, op->width, dst);
+	}
+}
+
+static void rope_table_rows(struct accel *a, const void *arg, uint32_t row, uint32_t end)
+{
+	uint32_t half = a->graph->hp.rope.n_rot / 2;
+	double mscale = (double)a->graph->hp.rope.mscale;
+
+	(void)arg;
+	for (uint32_t r = row; r < end; r++) {
+		float *c = a->rope + (size_t)r * 2 * half; /* [2, half] */
+
+		for (uint32_t i = 0; i < half; i++) {
+			double sin_angle, cos_angle;
+
+			sincos((double)a->slots.rows[r].pos * a->freqs[i], &sin_angle, &cos_angle);
+			c[i] = (float)(cos_angle * mscale);
+			c[half + i] = (float)(sin_angle * mscale);
+		}
+	}
+}
+
+void cpu_rope_table(struct accel *a, uint32_t n_rows)
+{
+	cpu_run_rows(a, rope_table_rows, NULL, n_rows, a->graph->hp.rope.n_rot * 16);
+}
+
+/* x [head_dim] of one head; c [half], s [half]. Neighbouring pairs, or the two halves. */
+static void rotate_norm(float *restrict x, const float *restrict c, const float *restrict s, uint32_t half)
+{
+	for (uint32_t i = 0; i < half; i++) {
+		float p = x[2 * i], q = x[2 * i + 1];
+
+		x[2 * i] = p * c[i] - q * s[i];
+		x[2 * i + 1] = p * s[i] + q * c[i];
+	}
+}
+
+static void rotate_neox(float *restrict x, float *restrict y, const float *restrict c,
+			const float *restrict s, uint32_t half)
+{
+	for (uint32_t i = 0; i < half; i++) {
+		float p = x[i], q = y[i];
+
+		x[i] = p * c[i] - q * s[i];
+		y[i] = p * s[i] + q * c[i];
+	}
+}
+
+static void rope_rows(struct accel *a, const void *arg, uint32_t row, uint32_t end)
+{
+	const struct model_op *op = ((const struct op_arg *)arg)->op;
+	uint32_t half = a->graph->hp.rope.n_rot / 2;
+
+	for (uint32_t r = row; r < end; r++) {
+		const float *c = a->rope + (size_t)r * 2 * half;
+
+		for (uint32_t h = 0; h < op->n_heads; h++) {
+			float *x = cpu_row(&a->bufs[op->dst], r) + (size_t)h * op->head_dim;
+
+			if (a->graph->hp.rope.kind == MODEL_ROPE_NORM)
+				rotate_norm(x, c, c + half, half);
+			else
+				rotate_neox(x, x + half, c, c + half, half);
+		}
+	}
+}
+
+static void select_rows(struct accel *a, const void *arg, uint32_t row, uint32_t end)
+{
+	const struct op_arg *o = arg;
+
+	for (uint32_t r = row; r < end; r++)
+		memcpy(cpu_row(&a->bufs[o->op->dst], r), cpu_row(&a->bufs[o->op->src0], o->b->out_rows[r]),
+		       o->op->width * sizeof(float));
+}
+
+static void op_matmul(struct accel *a, const struct model_op *op, uint32_t n_rows)
+{
+	const struct cpu_buf *x = &a->bufs[op->src0], *y = &a->bufs[op->dst];
+	struct cpu_mat mat = {
+	    .w = accel_row(op->w, op->row0),
+	    .dtype = op->w->dtype,
+	    .rows = op->rows,
+	    .k = (uint32_t)op->w->ne[0],
+	    .bias = op->b != NULL ? (const float *)op->b->data + op->row0 : NULL,
+	    .scale = op->scale,
+	};
+
+	cpu_multiply(a, &mat, x->p, x->ld, n_rows, y->p, y->ld);
+}
+
+void cpu_run_op(struct accel *a, const struct model_op *op, const struct accel_batch *b, uint32_t n_rows)
+{
+	struct op_arg arg = {.op = op, .b = b};
+
+	switch (op->kind) {
+	case MODEL_OP_EMBED:
+		cpu_run_rows(a, embed_rows, &arg, n_rows, op->width * 8);
+		break;
+	case MODEL_OP_NORM:
+		cpu_run_rows(a, norm_rows, &arg, n_rows, op->width);
+		break;
+	case MODEL_OP_MATMUL:
+		op_matmul(a, op, n_rows);
+		break;
+	case MODEL_OP_ROPE:
+		cpu_run_rows(a, rope_rows, &arg, n_rows, op->width);
+		break;
+	case MODEL_OP_ATTN:
+		cpu_attention(a, op, n_rows);
+		break;
+	case MODEL_OP_ACT:
+	case MODEL_OP_GLU:
+		cpu_run_rows(a, elementwise_rows, &arg, n_rows, op->width * 4);
+		break;
+	case MODEL_OP_ADD:
+		cpu_run_rows(a, elementwise_rows, &arg, n_rows, op->width);
+		break;
+	case MODEL_OP_MOE:
+		cpu_moe(a, op, n_rows);
+		break;
+	case MODEL_OP_SELECT_ROWS:
+		cpu_run_rows(a, select_rows, &arg, n_rows, op->width);
+		break;
+	}
+}

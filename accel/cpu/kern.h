@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#ifndef PENSTOCK_ACCEL_CPU_KERN_H
+#define PENSTOCK_ACCEL_CPU_KERN_H
+/*
+ * The inner loops of the cpu back end, one table of them for each instruction
+ * set, compiled from the same source (kern_mul.inc, kern_rows.inc) with other vector types.
+ * No memory of their own, no threads.
+ *
+ * The order of every sum is fixed and the same in all functions of a table:
+ * a dot product over k keeps one vector of partial sums, lane l takes elements
+ * l, l + lanes, l + 2 lanes, ..., and reduce4 adds the lanes in one tree. So a
+ * result depends on its own row and column only: not on how many columns come
+ * together, nor on which function computed it.
+ *
+ * Padding. Activations `x` have rows of ldx floats, ldx a multiple of
+ * KERN_PAD, zero from their width to ldx, and start at a multiple of 64 bytes
+ * where allocated by the back end. Weights have no padding and any alignment.
+ */
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "model/graph.h"
+
+#define KERN_PAD      16u  /* floats: the widest vector */
+#define KERN_PANEL    32u  /* weight rows expanded at a time for a batch */
+#define KERN_COLS     48u  /* columns of x that stay in the L2 cache meanwhile */
+#define KERN_DEPTH    512u /* and how much of k: 32 x 512 + 48 x 512 floats = 160 KB */
+#define KERN_FEW_COLS 6u   /* batches up to this are multiplied straight from the file's format */
+
+/* Weight rows of one element type times columns of x. */
+struct kern_mul {
+	const uint8_t *w; /* rows row_bytes apart */
+	size_t row_bytes;
+	uint32_t rows, k;
+	const float *x; /* [cols, ldx] */
+	size_t ldx;
+	uint32_t cols;
+	float *y; /* y[c * ldy + r], rows of it at [cols, ldy] */
+	size_t ldy;
+};
+
+/* A row of activations rounded to 8 bits in blocks of 32: x = scale * q, |q| <= 127. */
+struct kern_q8_rows {
+	const int8_t *q;     /* [cols, ldq] */
+	const float *scale;  /* [cols, lds] */
+	const int32_t *bias; /* [cols, lds] -128 * sum(q) of each block */
+	size_t ldq, lds;
+};
+
+struct kern_attn {
+	const float *q; /* [k_pad], zero padded */
+	const float *k; /* [n, k_pad] rounded up to 4 positions, of which the last do not count */
+	const float *v; /* [n, v_pad] */
+	uint32_t n, k_pad, v_pad;
+	float scale;
+	float *scores; /* [n rounded up to KERN_PAD], scratch */
+	float *out;    /* [v_pad] */
+};
+
+struct kern {
+	const char *name; /* "avx2": what PENSTOCK_ISA takes */
+	const char *isa;  /* "avx2+fma+f16c" */
+	uint32_t lanes;
+
+	/* For few columns, straight from the file's format. */
+	void (*mul_f32)(const struct kern_mul *m);
+	void (*mul_f16)(const struct kern_mul *m);
+	void (*mul_bf16)(const struct kern_mul *m);
+	/* For many: rows expanded into `panel` [KERN_PANEL, ldp], zero padded to ldp; then the product,
+	 * at most KERN_PANEL rows, w and row_bytes unused. sums: [KERN_PANEL * KERN_COLS * lanes]. */
+	void (*expand_f32)(const uint8_t *w, uint32_t k, float *dst);
+	void (*expand_f16)(const uint8_t *w, uint32_t k, float *dst);
+	void (*expand_bf16)(const uint8_t *w, uint32_t k, float *dst);
+	void (*mul_panel)(const struct kern_mul *m, const float *panel, size_t ldp, float *sums);
+	/* Q8_0 weights times 8-bit activations; m->x unused. */
+	void (*quantize_q8)(const float *x, uint32_t k, int8_t *q, float *scale, int32_t *bias);
+	void (*mul_q8)(const struct kern_mul *m, const struct kern_q8_rows *x);
+
+	/* n need not be a multiple of anything; bias may be NULL. */
+	void (*norm)(enum model_norm kind, const float *x, const float *w, const float *bias, uint32_t n,
+		     float eps, float *dst);
+	void (*add)(const float *x, const float *y, uint32_t n, float *dst);
+	/* dst = act(x) * y; y NULL: act(x). */
+	void (*act)(enum model_act kind, const float *x, const float *y, uint32_t n, float *dst);
+	void (*attn)(const struct kern_attn *a);
+};
+
+extern const struct kern kern_portable;
+#if defined(__x86_64__)
+extern const struct kern kern_avx2;
+extern const struct kern kern_avx512;
+extern const struct kern kern_avx512_vnni;
+#endif
+
+/*
+ * The table for this processor: the widest it has, or that which `want` names ("portable", "avx2",
+ * "avx512"; NULL: the widest). An unknown name is -EINVAL, one that this processor lacks -ENOTSUP.
+ */
+int ps_warn_unused kern_find(const char *want, const struct kern **kern_out, struct ps_err *err);
+
+#endif

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Kernels for AVX-512 (F, BW, DQ, VL). Compiled twice: with VNNI
+ * (KERN_AVX512_VNNI) 8-bit products are one instruction for four, without they
+ * are those of AVX2.
+ */
+#include "accel/cpu/kern.h"
+
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#define LANES     16
+#define TILE_COLS 6 /* 24 sums of the 32 registers */
+
+typedef __m512 vf;
+
+static inline vf vf_load(const void *p)
+{
+	return _mm512_loadu_ps(p);
+}
+
+static inline void vf_store(float *p, vf v)
+{
+	_mm512_storeu_ps(p, v);
+}
+
+static inline vf vf_fma(vf a, vf b, vf c)
+{
+	return _mm512_fmadd_ps(a, b, c);
+}
+
+static inline vf vf_max(vf a, vf b)
+{
+	return _mm512_max_ps(a, b);
+}
+
+static inline vf vf_min(vf a, vf b)
+{
+	return _mm512_min_ps(a, b);
+}
+
+static inline vf vf_round(vf x)
+{
+	return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+static inline vf vf_pow2(vf n)
+{
+	return _mm512_castsi512_ps(
+	    _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+}
+
+static inline vf vf_load_f16(const void *p)
+{
+	return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i_u *)p));
+}
+
+static inline vf vf_load_bf16(const void *p)
+{
+	__m512i v = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i_u *)p));
+
+	return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
+}
+
+static inline __m256 fold(vf v)
+{
+	return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+}
+
+/* Lanes l and l + 8 first, then as with 8 lanes: ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)). */
+static inline void vf_reduce4(vf a, vf b, vf c, vf d, float *out)
+{
+	__m256 s = _mm256_hadd_ps(_mm256_hadd_ps(fold(a), fold(b)), _mm256_hadd_ps(fold(c), fold(d)));
+
+	_mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
+}
+
+#include "accel/cpu/kern_mul.inc"
+#include "accel/cpu/kern_rows.inc"
+
+#ifdef KERN_AVX512_VNNI
+/* vpdpbusd wants one unsigned side: w + 128 (the sign bit flipped), and the 128 * x too much is
+ * taken off by starting lane 0 from the block's bias. */
+INLINE __m256i q8_dot(__m256i w, __m256i x, int32_t bias)
+{
+	return _mm256_dpbusd_epi32(_mm256_zextsi128_si256(_mm_cvtsi32_si128(bias)),
+				   _mm256_xor_si256(w, _mm256_set1_epi8(-128)), x);
+}
+#define TABLE kern_avx512_vnni
+#define ISA   "avx512f+bw+dq+vl+vnni"
+#else
+/* See kern_avx2.c. */
+INLINE __m256i q8_dot(__m256i w, __m256i x, int32_t bias)
+{
+	__m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+
+	(void)bias;
+	return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+#define TABLE kern_avx512
+#define ISA   "avx512f+bw+dq+vl"
+#endif
+
+#include "accel/cpu/kern_q8_x86.inc"
+
+const struct kern TABLE = {
+    .name = "avx512",
+    .isa = ISA,
+    .lanes = LANES,
+    .mul_f32 = mul_f32,
+    .mul_f16 = mul_f16,
+    .mul_bf16 = mul_bf16,
+    .expand_f32 = expand_f32,
+    .expand_f16 = expand_f16,
+    .expand_bf16 = expand_bf16,
+    .mul_panel = mul_panel,
+    .quantize_q8 = quantize_q8,
+    .mul_q8 = mul_q8,
+    .norm = norm,
+    .add = add,
+    .act = act,
+    .attn = attn,
+};

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Kernels in C with the compiler's vector types: SSE2, NEON or plain scalar
+ * code, whatever the target's baseline has. No fused multiply-add.
+ */
+#include "accel/cpu/kern.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "accel/weights.h"
+#include "base/bytes.h"
+
+#define LANES     4
+#define TILE_COLS 3
+
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
+
+static inline vf vf_load(const void *p)
+{
+	vf v;
+
+	memcpy(&v, p, sizeof(v));
+	return v;
+}
+
+static inline void vf_store(float *p, vf v)
+{
+	memcpy(p, &v, sizeof(v));
+}
+
+static inline vf vf_fma(vf a, vf b, vf c)
+{
+	return a * b + c;
+}
+
+static inline vf select_lanes(vi mask, vf a, vf b)
+{
+	return (vf)(((vi)a & mask) | ((vi)b & ~mask));
+}
+
+static inline vf vf_max(vf a, vf b)
+{
+	return select_lanes(a > b, a, b);
+}
+
+static inline vf vf_min(vf a, vf b)
+{
+	return select_lanes(a < b, a, b);
+}
+
+/* Adding 1.5 * 2^23 leaves no bits for a fraction. */
+static inline vf vf_round(vf x)
+{
+	return (x + 12582912.0f) - 12582912.0f;
+}
+
+static inline vf vf_pow2(vf n)
+{
+	return (vf)((__builtin_convertvector(n, vi) + 127) << 23);
+}
+
+static inline vu load_u16(const void *p)
+{
+	const uint8_t *b = p;
+	vu v;
+
+	for (int i = 0; i < LANES; i++)
+		v[i] = ps_load16(b + 2 * i);
+	return v;
+}
+
+/* The bits shifted in place are the value times 2^-112, subnormals included; infinities and NaNs
+ * come out as 65536 and more, and get the exponent of one. */
+static inline vf vf_load_f16(const void *p)
+{
+	vu h = load_u16(p);
+	vf v = (vf)((h & 0x7fff) << 13) * 0x1p112f;
+	vi special = v >= 65536.0f;
+
+	return (vf)((vu)v | ((vu)special & 0x7f800000u) | (h & 0x8000) << 16);
+}
+
+static inline vf vf_load_bf16(const void *p)
+{
+	return (vf)(load_u16(p) << 16);
+}
+
+static inline float sum_lanes(vf v)
+{
+	return (v[0] + v[1]) + (v[2] + v[3]);
+}
+
+static inline void vf_reduce4(vf a, vf b, vf c, vf d, float *out)
+{
+	out[0] = sum_lanes(a);
+	out[1] = sum_lanes(b);
+	out[2] = sum_lanes(c);
+	out[3] = sum_lanes(d);
+}
+
+#include "accel/cpu/kern_mul.inc"
+#include "accel/cpu/kern_rows.inc"
+
+static float q8_dot(const uint8_t *w, const struct kern_q8_rows *x, uint32_t c, uint32_t k)
+{
+	const int8_t *q = x->q + c * x->ldq;
+	const float *scale = x->scale + c * x->lds;
+	float y = 0;
+
+	for (uint32_t b = 0; b < k / ACCEL_Q8_BLOCK; b++, w += ACCEL_Q8_BLOCK_BYTES) {
+		int32_t sum = 0;
+
+		for (uint32_t i = 0; i < ACCEL_Q8_BLOCK; i++)
+			sum += (int16_t)(int8_t)w[2 + i] * (int16_t)q[ACCEL_Q8_BLOCK * b + i];
+		y += (float)sum * (accel_f16_to_f32(ps_load16(w)) * scale[b]);
+	}
+	return y;
+}
+
+static void mul_q8(const struct kern_mul *m, const struct kern_q8_rows *x)
+{
+	for (uint32_t r = 0; r < m->rows; r++)
+		for (uint32_t c = 0; c < m->cols; c++)
+			m->y[c * m->ldy + r] = q8_dot(m->w + r * m->row_bytes, x, c, m->k);
+}
+
+const struct kern kern_portable = {
+    .name = "portable",
+    .isa = "portable",
+    .lanes = LANES,
+    .mul_f32 = mul_f32,
+    .mul_f16 = mul_f16,
+    .mul_bf16 = mul_bf16,
+    .expand_f32 = expand_f32,
+    .expand_f16 = expand_f16,
+    .expand_bf16 = expand_bf16,
+    .mul_panel = mul_panel,
+    .quantize_q8 = quantize_q8,
+    .mul_q8 = mul_q8,
+    .norm = norm,
+    .add = add,
+    .act = act,
+    .attn = attn,
+};
