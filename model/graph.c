@@ -223,6 +223,10 @@ static void emit_qkv(struct build *b, uint32_t layer)
 		emit_fused_qkv(b, layer, widths);
 		return;
 	}
+	if (!has_weight(b, layer, "attn_q.weight"))
+		fail(b, -EBADMSG,
+		     "tensors 'blk.%u.attn_q.weight' and 'blk.%u.attn_qkv.weight' are both missing", layer,
+		     layer);
 	emit_matmul(b, layer, "attn_q", BUF_Q, BUF_NORM, hp->n_embd, widths[0]);
 	emit_matmul(b, layer, "attn_k", BUF_K, BUF_NORM, hp->n_embd, widths[1]);
 	emit_matmul(b, layer, "attn_v", BUF_V, BUF_NORM, hp->n_embd, widths[2]);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "gguf_writer.h"
+#include "tests/unit/model/gguf_writer.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -190,6 +190,17 @@ int gw_open(const struct gw *w, struct gguf **gguf_out, struct ps_err *err)
 	return rc;
 }
 
+struct gguf *gw_open_good(const struct gw *w)
+{
+	struct gguf *g = NULL;
+	struct ps_err err = {{0}};
+
+	if (gw_open(w, &g, &err) != 0)
+		fprintf(stderr, "%s\n", err.msg);
+	CHECK(g != NULL);
+	return g;
+}
+
 /* ---- whole models --------------------------------------------------------------------------- */
 
 #define D     32u
@@ -220,7 +231,7 @@ static void tensor(struct gw *w, const struct gw_model *m, const char *name, uin
 		return;
 	if (is(m->reshape, name))
 		ne[n_dims - 1]++;
-	gw_tensor(w, name, n_dims, ne, is(m->retype, name) ? GGUF_DT_Q4_0 : dtype);
+	gw_tensor(w, name, n_dims, ne, is(m->retype, name) ? GGUF_DT_F64 : dtype);
 }
 
 static void vec(struct gw *w, const struct gw_model *m, const char *name, uint64_t n)

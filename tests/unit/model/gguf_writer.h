@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#ifndef PENSTOCK_TESTS_GGUF_WRITER_H
-#define PENSTOCK_TESTS_GGUF_WRITER_H
+#ifndef PENSTOCK_TESTS_UNIT_MODEL_GGUF_WRITER_H
+#define PENSTOCK_TESTS_UNIT_MODEL_GGUF_WRITER_H
 /*
  * Builds GGUF files in memory, right or wrong as a test asks, and opens them
  * through the reader without touching a disk. Nothing is checked here: a test
@@ -51,6 +51,8 @@ uint8_t *gw_finish(const struct gw *w, size_t *len_out);
 /* Opens bytes as a file. */
 int gw_open_bytes(const uint8_t *bytes, size_t len, struct gguf **gguf_out, struct ps_err *err);
 int gw_open(const struct gw *w, struct gguf **gguf_out, struct ps_err *err);
+/* Where a file that cannot be opened is a mistake of the test. */
+struct gguf *gw_open_good(const struct gw *w);
 
 /* Small whole models whose graphs build: 2 blocks unless said otherwise. */
 struct gw_model {
@@ -58,7 +60,7 @@ struct gw_model {
 	enum gguf_dtype dtype; /* of the matrices */
 	const char *skip;      /* leaves out the tensor or key of that name */
 	const char *reshape;   /* gives that tensor one more element in its last dimension */
-	const char *retype;    /* makes that tensor Q4_0 */
+	const char *retype;    /* makes that tensor F64, which nothing computes with */
 	bool untied, fused, biases, moe;
 };
 void gw_llama(struct gw *w, const struct gw_model *m);

@@ -16,22 +16,11 @@
 #include <cmocka.h>
 
 #include "base/bytes.h"
-#include "gguf_writer.h"
 #include "model/gguf.h"
 #include "model/graph.h"
+#include "tests/unit/model/gguf_writer.h"
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
-
-static struct gguf *open_good(const struct gw *w)
-{
-	struct gguf *g = NULL;
-	struct ps_err err = {{0}};
-	int rc = gw_open(w, &g, &err);
-
-	if (rc != 0)
-		fail_msg("rc %d: %s", rc, err.msg);
-	return g;
-}
 
 /* ---- getters -------------------------------------------------------------------------------- */
 
@@ -85,7 +74,7 @@ static void test_integers(void **state)
 	(void)state;
 	gw_init(&w);
 	put_scalars(&w);
-	g = open_good(&w);
+	g = gw_open_good(&w);
 	assert_i64(g, "u8", 254);
 	assert_i64(g, "i8", -2);
 	assert_i64(g, "u16", 0xff01);
@@ -123,7 +112,7 @@ static void test_other_scalars(void **state)
 	gw_init(&w);
 	w.version = 2;
 	put_scalars(&w);
-	g = open_good(&w);
+	g = gw_open_good(&w);
 	assert_int_equal(gguf_version(g), 2);
 	assert_true(gguf_get_f32(g, "f32", &f) && f == 0.25f);
 	assert_true(gguf_get_f32(g, "f64", &f) && f == -2.5f);
@@ -161,7 +150,7 @@ static void test_arrays(void **state)
 	gw_kv_strs(&w, "strs", strs, 3);
 	gw_kv_array(&w, "none", GGUF_F32, 0, NULL, 0);
 	gw_kv_u32(&w, "after", 5);
-	g = open_good(&w);
+	g = gw_open_good(&w);
 	assert_int_equal(gguf_arr_len(g, "nums"), 4);
 	assert_int_equal(gguf_arr_type(g, "nums"), GGUF_U16);
 	assert_int_equal(ps_load16((const uint8_t *)gguf_arr_data(g, "nums") + 6), 4);
@@ -207,7 +196,7 @@ static void test_format(void **state)
 	gw_kv_strs(&w, "a2", strs, 2);
 	gw_key(&w, "u64", GGUF_U64);
 	gw_put_u64(&w.kv, UINT64_MAX);
-	g = open_good(&w);
+	g = gw_open_good(&w);
 	assert_format(g, 0, "7");
 	assert_format(g, 1, "0.5");
 	assert_format(g, 2, "true");
@@ -235,7 +224,7 @@ static void test_tensors(void **state)
 	gw_tensor(&w, "one", 1, one, GGUF_DT_F32);
 	gw_tensor(&w, "q", 4, ne, GGUF_DT_Q8_0);
 	gw_tensor(&w, "h", 2, ne, GGUF_DT_BF16);
-	g = open_good(&w);
+	g = gw_open_good(&w);
 	assert_int_equal(gguf_n_tensors(g), 3);
 	t = gguf_tensor(g, "q");
 	assert_non_null(t);
@@ -284,7 +273,7 @@ static void test_many_names(void **state)
 		gw_kv_u32(&w, name, i);
 		gw_tensor(&w, name, 1, ne, GGUF_DT_F32);
 	}
-	g = open_good(&w);
+	g = gw_open_good(&w);
 	for (uint32_t i = 0; i < 3000; i++) {
 		snprintf(name, sizeof(name), "key.%u", i);
 		assert_true(gguf_get_u32(g, name, &u) && u == i);
