@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
-
 enum seq_state {
 	SEQ_FREE,
 	SEQ_WAITING,   /* for a slot */
@@ -25,6 +23,7 @@ struct sequence {
 	uint32_t n_sent;        /* rows in the batch under way */
 	uint32_t batch_id;      /* of that batch */
 	uint64_t ready_ns;      /* since when it could go on */
+	uint64_t start_ns;      /* when the gateway began to work on that */
 	struct sampler_params sampling;
 	const struct gw_sink *sink;
 	void *user;
@@ -140,6 +139,7 @@ static void give_slots(struct gw_sched *s, uint64_t now_ns)
 		oldest->slot = (int32_t)slot;
 		oldest->state = SEQ_READY;
 		oldest->ready_ns = now_ns;
+		oldest->start_ns = now_ns;
 		s->slot_used[slot] = true;
 	}
 }
@@ -200,7 +200,7 @@ static void end_seq(struct gw_sched *s, struct sequence *q, enum gw_reason reaso
 	free_seq(s, q);
 }
 
-void gw_sched_cancel(struct gw_sched *s, uint32_t id)
+void gw_sched_cancel(struct gw_sched *s, uint32_t id, uint64_t now_ns)
 {
 	uint32_t i;
 
@@ -208,7 +208,7 @@ void gw_sched_cancel(struct gw_sched *s, uint32_t id)
 		if (s->seqs[i].state != SEQ_FREE && s->seqs[i].id == id)
 			end_seq(s, &s->seqs[i], GW_REASON_CANCELLED, NULL);
 	}
-	give_slots(s, ps_now_ns());
+	give_slots(s, now_ns);
 }
 
 /* Ready sequences a batch, so that about n_stages batches are under way. */
@@ -274,7 +274,13 @@ bool gw_sched_next(struct gw_sched *s, uint64_t now_ns, uint8_t *buf, size_t cap
 		   uint8_t **hop_tx_out)
 {
 	struct act a = {.kind = ACT_TOKENS, .dtype = ACT_F32, .n_hops = 1};
-	struct act_hop hop = {.proc = ACT_PROC_GATEWAY, .clock_id = s->clock_id, .start_ns = now_ns, .rx_ns = now_ns};
+	struct act_hop hop = {
+		.proc = ACT_PROC_GATEWAY,
+		.clock_id = s->clock_id,
+		.rx_ns = now_ns,
+		.start_ns = now_ns,
+		.end_ns = now_ns,
+	};
 	uint32_t i, row = 0;
 
 	if (s->broken || s->stats.batches_under_way >= s->cfg.max_batches)
@@ -287,11 +293,12 @@ bool gw_sched_next(struct gw_sched *s, uint64_t now_ns, uint8_t *buf, size_t cap
 	for (i = 0; i < a.n_seqs; i++) {
 		const struct sequence *q = &s->seqs[s->batch_seqs[i]];
 
-		if (q->ready_ns < hop.rx_ns)
+		if (q->ready_ns < hop.rx_ns) {
 			hop.rx_ns = q->ready_ns;
+			hop.start_ns = q->start_ns;
+		}
 		put_seq(s, &a, i, &row);
 	}
-	hop.end_ns = ps_now_ns();
 	act_hop_put(&a, 0, &hop);
 	*hop_tx_out = act_hop_tx_ns(&a, 0);
 	*len_out = a.len;
@@ -329,7 +336,7 @@ static void take_token(struct gw_sched *s, struct sequence *q, const struct act 
 }
 
 static void take_seq(struct gw_sched *s, const struct act *a, const struct act_seq *seq, const char *error,
-		     uint64_t rx_ns)
+		     uint64_t rx_ns, uint64_t now_ns)
 {
 	struct sequence *q = find_in_batch(s, seq->seq_id, a->batch_id);
 	bool asked;
@@ -342,6 +349,7 @@ static void take_seq(struct gw_sched *s, const struct act *a, const struct act_s
 	}
 	q->state = SEQ_READY;
 	q->ready_ns = rx_ns;
+	q->start_ns = now_ns;
 	q->pos += q->n_sent;
 	asked = q->pos == q->n_tokens;
 	if (error != NULL)
@@ -352,7 +360,8 @@ static void take_seq(struct gw_sched *s, const struct act *a, const struct act_s
 		take_token(s, q, a, seq->token, rx_ns);
 }
 
-int gw_sched_result(struct gw_sched *s, const uint8_t *msg, size_t len, uint64_t rx_ns, struct ps_err *err)
+int gw_sched_result(struct gw_sched *s, const uint8_t *msg, size_t len, uint64_t rx_ns, uint64_t now_ns,
+		    struct ps_err *err)
 {
 	char text[1024];
 	const char *error = NULL;
@@ -377,9 +386,9 @@ int gw_sched_result(struct gw_sched *s, const uint8_t *msg, size_t len, uint64_t
 		s->stats.batches_under_way--;
 	for (i = 0; i < a.n_seqs; i++) {
 		act_seq_get(&a, i, &seq);
-		take_seq(s, &a, &seq, error, rx_ns);
+		take_seq(s, &a, &seq, error, rx_ns, now_ns);
 	}
-	give_slots(s, rx_ns);
+	give_slots(s, now_ns);
 	return 0;
 }
 

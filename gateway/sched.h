@@ -61,16 +61,17 @@ void gw_sched_destroy(struct gw_sched *s);
 int ps_warn_unused gw_sched_submit(struct gw_sched *s, const struct gw_request *req, uint64_t now_ns,
 				   uint32_t *id_out, struct ps_err *err);
 /* Ends a sequence; its sink's done is called with GW_REASON_CANCELLED. Unknown ids are ignored. */
-void gw_sched_cancel(struct gw_sched *s, uint32_t id);
+void gw_sched_cancel(struct gw_sched *s, uint32_t id, uint64_t now_ns);
 
 /* Writes the next batch message, if there is one to send now; *hop_tx_out points to its hop's
  * tx_ns. False: nothing ready, or max_batches under way. */
 bool gw_sched_next(struct gw_sched *s, uint64_t now_ns, uint8_t *buf, size_t cap, size_t *len_out,
 		   uint8_t **hop_tx_out);
 
-/* Takes a message of the pipeline (ACT_SAMPLED or ACT_ERROR). -EBADMSG: not one of ours. */
+/* Takes a message of the pipeline (ACT_SAMPLED or ACT_ERROR) that arrived at rx_ns and is looked
+ * at now. -EBADMSG: not one of ours. */
 int ps_warn_unused gw_sched_result(struct gw_sched *s, const uint8_t *msg, size_t len, uint64_t rx_ns,
-				   struct ps_err *err);
+				   uint64_t now_ns, struct ps_err *err);
 
 /* The pipeline is broken: every sequence ends with this text, and so does every later one until
  * gw_sched_mend. */

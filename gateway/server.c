@@ -320,7 +320,7 @@ static void drop_conn(struct gw_server *srv, struct gw_conn *conn)
 
 		if (r->srv != NULL && r->conn == conn) {
 			r->conn = NULL;
-			gw_sched_cancel(srv->sched, r->seq);
+			gw_sched_cancel(srv->sched, r->seq, ps_now_ns());
 		}
 	}
 	gw_conn_close(conn);
@@ -405,7 +405,7 @@ static bool take_messages(struct gw_server *srv)
 		any = true;
 	}
 	while (dp_endpoint_recv(srv->cfg.ep, &link, &msg)) {
-		if (gw_sched_result(srv->sched, msg.data, msg.len, msg.rx_done_ns, &err) != 0)
+		if (gw_sched_result(srv->sched, msg.data, msg.len, msg.rx_done_ns, ps_now_ns(), &err) != 0)
 			gw_sched_break(srv->sched, err.msg);
 		dp_endpoint_release(srv->cfg.ep, link, &msg);
 		any = true;
