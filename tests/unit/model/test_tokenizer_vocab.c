@@ -226,6 +226,28 @@ static void test_spm_without_types(void **state)
 	unload(&v);
 }
 
+/* Scores of both signs, and a token that goes on after a space, so that words do merge. */
+static void test_spm_scores(void **state)
+{
+	static const char *const tokens[] = {"<unk>", "<s>", "</s>",     SP,     "a", "b",
+					     "ab",    "bc",  "a" SP "b", SP "b", "c", "ca"};
+	static const float scores[] = {0, 0, 0, 0, 0, 0, 0.25f, 0.5f, 3, 2, 0, -0.5f};
+	struct vocab v;
+
+	(void)state;
+	vocab_file_init(&v.f);
+	vocab_file_str(&v.f, KEY("model"), "llama");
+	vocab_file_strs(&v.f, KEY("tokens"), tokens, N(tokens));
+	vocab_file_f32s(&v.f, KEY("scores"), scores, N(scores));
+	load(&v);
+	ASSERT_IDS(v.t, "abc", false, 3, 4, 7);
+	ASSERT_IDS(v.t, "cab", false, 3, 10, 6);
+	ASSERT_IDS(v.t, "ca", false, 3, 11);
+	ASSERT_IDS(v.t, "a b", false, 3, 8);
+	ASSERT_IDS(v.t, "a  b", false, 3, 4, 3, 9);
+	unload(&v);
+}
+
 static void test_bpe_merges(void **state)
 {
 	struct vocab v;
@@ -247,6 +269,8 @@ static void test_bpe_merges(void **state)
 			 -EILSEQ);
 	assert_int_equal(tokenizer_encode(v.t, "a\xff", 2, true, true, &(int32_t *){NULL}, &(size_t){0}),
 			 -EILSEQ);
+	/* Byte 0 is the first symbol beyond the vocabulary. */
+	assert_int_equal(tokenizer_encode(v.t, "", 1, true, true, &(int32_t *){NULL}, &(size_t){0}), -EILSEQ);
 	unload(&v);
 }
 
@@ -558,12 +582,19 @@ static void test_flipped_bytes(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_spm_merges),     cmocka_unit_test(test_spm_special),
-	    cmocka_unit_test(test_spm_keys),       cmocka_unit_test(test_spm_without_types),
-	    cmocka_unit_test(test_bpe_merges),     cmocka_unit_test(test_bpe_keys),
-	    cmocka_unit_test(test_pre_tokenizers), cmocka_unit_test(test_pre_tokenizers_stay_linear),
-	    cmocka_unit_test(test_refused_models), cmocka_unit_test(test_refused_spm),
-	    cmocka_unit_test(test_refused_keys),   cmocka_unit_test(test_refused_merges),
+	    cmocka_unit_test(test_spm_merges),
+	    cmocka_unit_test(test_spm_special),
+	    cmocka_unit_test(test_spm_keys),
+	    cmocka_unit_test(test_spm_without_types),
+	    cmocka_unit_test(test_spm_scores),
+	    cmocka_unit_test(test_bpe_merges),
+	    cmocka_unit_test(test_bpe_keys),
+	    cmocka_unit_test(test_pre_tokenizers),
+	    cmocka_unit_test(test_pre_tokenizers_stay_linear),
+	    cmocka_unit_test(test_refused_models),
+	    cmocka_unit_test(test_refused_spm),
+	    cmocka_unit_test(test_refused_keys),
+	    cmocka_unit_test(test_refused_merges),
 	    cmocka_unit_test(test_flipped_bytes),
 	};
 
