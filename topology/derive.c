@@ -19,23 +19,20 @@ struct derive {
 	const struct topo_file_link *explicit_of[TOPO_MAX_LINKS];
 };
 
-uint32_t
-topo_driver_mtu_default(enum topo_driver d)
+uint32_t topo_driver_mtu_default(enum topo_driver d)
 {
 	/* 3420 carries 3,328 bytes of payload, the largest multiple of 64 below the limit. */
 	return d == TOPO_DRIVER_AF_XDP ? 3420u : 9000u;
 }
 
-uint32_t
-topo_driver_mtu_max(enum topo_driver d)
+uint32_t topo_driver_mtu_max(enum topo_driver d)
 {
 	/* AF_XDP through DPDK 22.11 has no multi-buffer: a frame of MTU 3442 is the largest that
 	 * fits its buffer with the room the driver needs. memif: one 16-bit buffer length. */
 	return d == TOPO_DRIVER_AF_XDP ? 3442u : 65000u;
 }
 
-static bool
-is_local(const struct topo_node *n)
+static bool is_local(const struct topo_node *n)
 {
 	return strcmp(n->host, "local") == 0;
 }
@@ -43,8 +40,7 @@ is_local(const struct topo_node *n)
 /* ---- overrides ---- */
 
 /* The node's stage at the same place of a pipeline of another length lends its settings. */
-static int
-override_stages(struct yr *r, struct topo_file *f, uint32_t n)
+static int override_stages(struct yr *r, struct topo_file *f, uint32_t n)
 {
 	struct topo_file_proc *old;
 	uint32_t n_old = f->n_stages;
@@ -80,17 +76,17 @@ override_stages(struct yr *r, struct topo_file *f, uint32_t n)
 	return 0;
 }
 
-static int
-split_one_node(struct yr *r, struct topo_file *f)
+static int split_one_node(struct yr *r, struct topo_file *f)
 {
 	struct topo_file_node one = f->nodes[0];
 	uint32_t n = f->n_stages + 1;
 
 	if (n > TOPO_MAX_NODES)
-		return ps_err_set(r->err, -EINVAL,
-				  "found %u stages in one node; expected at most %u to put each into a network "
-				  "namespace of its own (--driver af_xdp)",
-				  f->n_stages, TOPO_MAX_NODES - 1);
+		return ps_err_set(
+		    r->err, -EINVAL,
+		    "found %u stages in one node; expected at most %u to put each into a network "
+		    "namespace of its own (--driver af_xdp)",
+		    f->n_stages, TOPO_MAX_NODES - 1);
 	for (uint32_t i = 0; i < n; i++) {
 		struct topo_file_proc *p = i < f->n_stages ? &f->stages[i] : &f->gateway;
 
@@ -105,14 +101,12 @@ split_one_node(struct yr *r, struct topo_file *f)
 }
 
 /* A link's MTU, interfaces and addresses belong to the driver that the file had in mind. */
-static int
-override_driver(struct yr *r, struct topo_file *f, int driver)
+static int override_driver(struct yr *r, struct topo_file *f, int driver)
 {
 	bool changed = f->wire_driver != driver;
 
 	if (driver != TOPO_DRIVER_MEMIF && driver != TOPO_DRIVER_AF_XDP)
-		return ps_err_set(r->err, -EINVAL,
-				  "found driver %s asked for; expected memif or af_xdp",
+		return ps_err_set(r->err, -EINVAL, "found driver %s asked for; expected memif or af_xdp",
 				  topo_driver_name((enum topo_driver)driver));
 	f->wire_driver = driver;
 	if (changed) {
@@ -127,8 +121,7 @@ override_driver(struct yr *r, struct topo_file *f, int driver)
 	return 0;
 }
 
-static int
-apply_overrides(struct yr *r, struct topo_file *f, const struct topo_overrides *ov)
+static int apply_overrides(struct yr *r, struct topo_file *f, const struct topo_overrides *ov)
 {
 	int rc = 0;
 
@@ -145,8 +138,7 @@ apply_overrides(struct yr *r, struct topo_file *f, const struct topo_overrides *
 
 /* ---- name and model ---- */
 
-static void
-derive_name(struct derive *d)
+static void derive_name(struct derive *d)
 {
 	const char *base = strrchr(d->t->path, '/');
 	size_t o = 0;
@@ -165,8 +157,7 @@ derive_name(struct derive *d)
 		strcpy(d->t->name, "topology");
 }
 
-static int
-set_path(struct yr *r, const char *folder, const char *path, char *out)
+static int set_path(struct yr *r, const char *folder, const char *path, char *out)
 {
 	char joined[2 * PATH_MAX], real[PATH_MAX];
 	const char *use = joined;
@@ -187,8 +178,7 @@ set_path(struct yr *r, const char *folder, const char *path, char *out)
 }
 
 /* The file's path is relative to the file's folder, the command line's to the current one. */
-static int
-derive_model(struct derive *d, const struct topo_overrides *ov)
+static int derive_model(struct derive *d, const struct topo_overrides *ov)
 {
 	char folder[PATH_MAX];
 	const char *path = d->f->model.path;
@@ -215,8 +205,7 @@ derive_model(struct derive *d, const struct topo_overrides *ov)
 
 /* ---- nodes and processes ---- */
 
-static int
-derive_nodes(struct derive *d)
+static int derive_nodes(struct derive *d)
 {
 	struct topo_file *f = d->f;
 
@@ -226,8 +215,7 @@ derive_nodes(struct derive *d)
 				return yr_fail(d->r, f->nodes[i].name_at,
 					       "found node name '%s' again; expected each name once",
 					       f->nodes[i].v.name);
-			if (f->nodes[i].v.netns[0] != '\0' &&
-			    strcmp(f->nodes[i].v.netns, "auto") != 0 &&
+			if (f->nodes[i].v.netns[0] != '\0' && strcmp(f->nodes[i].v.netns, "auto") != 0 &&
 			    strcmp(f->nodes[i].v.netns, f->nodes[j].v.netns) == 0)
 				return yr_fail(d->r, f->nodes[i].netns_at,
 					       "found netns '%s' again; expected one node a network "
@@ -244,8 +232,7 @@ derive_nodes(struct derive *d)
 	return 0;
 }
 
-static int
-find_node(struct derive *d, const struct topo_file_proc *p, uint32_t *node_out)
+static int find_node(struct derive *d, const struct topo_file_proc *p, uint32_t *node_out)
 {
 	const char *names[TOPO_MAX_NODES], *near;
 
@@ -270,8 +257,7 @@ find_node(struct derive *d, const struct topo_file_proc *p, uint32_t *node_out)
 		       p->node, near ? near : names[0]);
 }
 
-static int
-derive_procs(struct derive *d)
+static int derive_procs(struct derive *d)
 {
 	struct topo_file *f = d->f;
 
@@ -296,8 +282,7 @@ derive_procs(struct derive *d)
 
 /* What can be said about ranges before the model is known: all or none automatic, from 0
  * upwards, without holes or overlaps. topo_set_blocks checks the end. */
-static int
-check_blocks(struct derive *d)
+static int check_blocks(struct derive *d)
 {
 	const struct topo_file_proc *s = d->f->stages;
 	uint32_t next = 0;
@@ -330,16 +315,14 @@ check_blocks(struct derive *d)
 
 /* ---- links ---- */
 
-static uint32_t
-link_proc(const struct topology *t, uint32_t link, int end)
+static uint32_t link_proc(const struct topology *t, uint32_t link, int end)
 {
 	if (end == 0)
 		return link == 0 ? t->n_stages : link - 1;
 	return link; /* t->n_stages is the gateway's index */
 }
 
-static int
-find_link_proc(struct derive *d, const struct topo_file_end *e, uint32_t *out)
+static int find_link_proc(struct derive *d, const struct topo_file_end *e, uint32_t *out)
 {
 	const char *names[TOPO_MAX_PROCS], *near;
 
@@ -357,8 +340,7 @@ find_link_proc(struct derive *d, const struct topo_file_end *e, uint32_t *out)
 		       e->proc, near ? near : names[0]);
 }
 
-static int
-match_links(struct derive *d)
+static int match_links(struct derive *d)
 {
 	for (uint32_t i = 0; i < d->f->n_links; i++) {
 		const struct topo_file_link *l = &d->f->links[i];
@@ -389,8 +371,7 @@ match_links(struct derive *d)
 	return 0;
 }
 
-static struct yr_mark
-link_mark(const struct derive *d, uint32_t k)
+static struct yr_mark link_mark(const struct derive *d, uint32_t k)
 {
 	uint32_t to = link_proc(d->t, k, 1);
 
@@ -399,8 +380,7 @@ link_mark(const struct derive *d, uint32_t k)
 	return to < d->t->n_stages ? d->f->stages[to].at : d->f->stages[d->t->n_stages - 1].at;
 }
 
-static int
-derive_driver(struct derive *d, uint32_t k)
+static int derive_driver(struct derive *d, uint32_t k)
 {
 	const struct topo_file_link *x = d->explicit_of[k];
 	struct topo_link *l = &d->t->links[k];
@@ -416,10 +396,11 @@ derive_driver(struct derive *d, uint32_t k)
 			       "found af_xdp between '%s' and '%s', which share node '%s'; expected memif",
 			       p[0]->name, p[1]->name, n[0]->name);
 	if (l->driver == TOPO_DRIVER_MEMIF && strcmp(n[0]->host, n[1]->host) != 0)
-		return yr_fail(d->r, link_mark(d, k),
-			       "found memif between '%s' on host '%s' and '%s' on host '%s'; expected af_xdp, "
-			       "as memif joins processes of one host",
-			       p[0]->name, n[0]->host, p[1]->name, n[1]->host);
+		return yr_fail(
+		    d->r, link_mark(d, k),
+		    "found memif between '%s' on host '%s' and '%s' on host '%s'; expected af_xdp, "
+		    "as memif joins processes of one host",
+		    p[0]->name, n[0]->host, p[1]->name, n[1]->host);
 	l->veth = l->driver == TOPO_DRIVER_AF_XDP && is_local(n[0]) && is_local(n[1]);
 	for (int i = 0; i < 2; i++)
 		if (l->veth && n[i]->netns[0] == '\0')
@@ -427,8 +408,7 @@ derive_driver(struct derive *d, uint32_t k)
 	return 0;
 }
 
-static int
-derive_mtu(struct derive *d, uint32_t k)
+static int derive_mtu(struct derive *d, uint32_t k)
 {
 	const struct topo_file_link *x = d->explicit_of[k];
 	struct topo_link *l = &d->t->links[k];
@@ -441,14 +421,12 @@ derive_mtu(struct derive *d, uint32_t k)
 	}
 	if (l->mtu > topo_driver_mtu_max(l->driver))
 		return yr_fail(d->r, at, "found mtu %u on a link over %s; expected %u to %u", l->mtu,
-			       topo_driver_name(l->driver), TOPO_MTU_MIN,
-			       topo_driver_mtu_max(l->driver));
+			       topo_driver_name(l->driver), TOPO_MTU_MIN, topo_driver_mtu_max(l->driver));
 	return 0;
 }
 
 /* Links that end at a real interface can't be invented. */
-static int
-require_explicit(struct derive *d, uint32_t k)
+static int require_explicit(struct derive *d, uint32_t k)
 {
 	const struct topo_link *l = &d->t->links[k];
 	const struct topo_file_link *x = d->explicit_of[k];
@@ -458,10 +436,11 @@ require_explicit(struct derive *d, uint32_t k)
 		const struct topo_node *n = &d->t->nodes[p[i]->node];
 
 		if (n->netns[0] != '\0')
-			return yr_fail(d->r, link_mark(d, k),
-				       "found node '%s' in network namespace '%s' with a link to another host; "
-				       "expected a node without netns, as the link ends at a real interface",
-				       n->name, n->netns);
+			return yr_fail(
+			    d->r, link_mark(d, k),
+			    "found node '%s' in network namespace '%s' with a link to another host; "
+			    "expected a node without netns, as the link ends at a real interface",
+			    n->name, n->netns);
 	}
 	if (x != NULL && x->end[0].iface[0] && x->end[1].iface[0] && x->end[0].prefix_len &&
 	    x->end[1].prefix_len)
@@ -470,12 +449,10 @@ require_explicit(struct derive *d, uint32_t k)
 		       "found no interfaces and addresses for the link from '%s' (host %s) to '%s' (host "
 		       "%s); expected an entry in links with from, to, from_iface, from_address, to_iface "
 		       "and to_address",
-		       p[0]->name, d->t->nodes[p[0]->node].host, p[1]->name,
-		       d->t->nodes[p[1]->node].host);
+		       p[0]->name, d->t->nodes[p[0]->node].host, p[1]->name, d->t->nodes[p[1]->node].host);
 }
 
-static void
-derive_end(const struct derive *d, uint32_t k, uint32_t i)
+static void derive_end(const struct derive *d, uint32_t k, uint32_t i)
 {
 	const struct topo_file_link *x = d->explicit_of[k];
 	struct topo_link *l = &d->t->links[k];
@@ -499,15 +476,14 @@ derive_end(const struct derive *d, uint32_t k, uint32_t i)
 		snprintf(e->iface, sizeof(e->iface), "ps%u%c", l->id, 'a' + (int)i);
 	if (l->veth && memcmp(e->mac, none, 6) == 0) {
 		/* Locally administered (IEEE 802): nobody has to ask for it. */
-		const uint8_t mac[6] = {0x02, 'P', 'S', (uint8_t)(l->id >> 8), (uint8_t)l->id,
-					(uint8_t)(i + 1)};
+		const uint8_t mac[6] = {
+		    0x02, 'P', 'S', (uint8_t)(l->id >> 8), (uint8_t)l->id, (uint8_t)(i + 1)};
 
 		memcpy(e->mac, mac, 6);
 	}
 }
 
-static int
-check_ends(struct derive *d, uint32_t k)
+static int check_ends(struct derive *d, uint32_t k)
 {
 	const struct topo_file_link *x = d->explicit_of[k];
 	const struct topo_link *l = &d->t->links[k];
@@ -518,7 +494,8 @@ check_ends(struct derive *d, uint32_t k)
 	for (int i = 0; i < 2; i++)
 		if (l->driver == TOPO_DRIVER_MEMIF && x->end[i].iface[0] != '\0')
 			return yr_fail(d->r, x->end[i].iface_at,
-				       "found interface '%s' on a memif link; expected none", x->end[i].iface);
+				       "found interface '%s' on a memif link; expected none",
+				       x->end[i].iface);
 	if ((x->end[0].prefix_len == 0) != (x->end[1].prefix_len == 0))
 		return yr_fail(d->r, x->end[x->end[0].prefix_len == 0].ip_at,
 			       "found an address for one end of a link only; expected from_address and "
@@ -526,16 +503,14 @@ check_ends(struct derive *d, uint32_t k)
 	if (x->end[0].prefix_len == 0)
 		return 0;
 	mask = ~((1u << (32 - l->end[0].prefix_len)) - 1);
-	if (l->end[0].prefix_len != l->end[1].prefix_len ||
-	    ((l->end[0].ip ^ l->end[1].ip) & mask) != 0)
+	if (l->end[0].prefix_len != l->end[1].prefix_len || ((l->end[0].ip ^ l->end[1].ip) & mask) != 0)
 		return yr_fail(d->r, x->end[1].ip_at,
 			       "found two ends of a link in different subnets; expected addresses of one "
 			       "subnet with one prefix length");
 	return 0;
 }
 
-static int
-derive_links(struct derive *d)
+static int derive_links(struct derive *d)
 {
 	struct topology *t = d->t;
 	int rc = match_links(d);
@@ -565,15 +540,13 @@ derive_links(struct derive *d)
 
 /* ---- addresses and interfaces are nobody else's ---- */
 
-static const char *
-ip_text(uint32_t ip, char buf[16])
+static const char *ip_text(uint32_t ip, char buf[16])
 {
 	snprintf(buf, 16, "%u.%u.%u.%u", ip >> 24, ip >> 16 & 255, ip >> 8 & 255, ip & 255);
 	return buf;
 }
 
-static int
-check_pair(struct derive *d, uint32_t a, uint32_t b)
+static int check_pair(struct derive *d, uint32_t a, uint32_t b)
 {
 	const struct topology *t = d->t;
 	const struct topo_link_end *ea = &t->links[a / 2].end[a % 2], *eb = &t->links[b / 2].end[b % 2];
@@ -600,20 +573,19 @@ check_pair(struct derive *d, uint32_t a, uint32_t b)
 	else if (xa != NULL && xa->end[a % 2].iface[0] != '\0')
 		at = xa->end[a % 2].iface_at;
 	if (ea->ip != eb->ip)
-		return yr_fail(d->r, at,
-			       "found interface '%s' of node '%s' with two addresses, %s and %s; expected one",
-			       ea->iface, t->nodes[pa->node].name, ip_text(ea->ip, ip),
-			       ip_text(eb->ip, ip2));
+		return yr_fail(
+		    d->r, at, "found interface '%s' of node '%s' with two addresses, %s and %s; expected one",
+		    ea->iface, t->nodes[pa->node].name, ip_text(ea->ip, ip), ip_text(eb->ip, ip2));
 	if (ea->proc != eb->proc || t->links[a / 2].veth || t->links[b / 2].veth)
-		return yr_fail(d->r, at,
-			       "found interface '%s' of node '%s' twice (%s and %s); expected an interface of "
-			       "its own for each, as an AF_XDP socket takes the whole interface",
-			       ea->iface, t->nodes[pa->node].name, pa->name, pb->name);
+		return yr_fail(
+		    d->r, at,
+		    "found interface '%s' of node '%s' twice (%s and %s); expected an interface of "
+		    "its own for each, as an AF_XDP socket takes the whole interface",
+		    ea->iface, t->nodes[pa->node].name, pa->name, pb->name);
 	return 0;
 }
 
-static int
-check_unique(struct derive *d)
+static int check_unique(struct derive *d)
 {
 	int rc = 0;
 
@@ -623,8 +595,7 @@ check_unique(struct derive *d)
 	return rc;
 }
 
-int
-topo_derive(struct yr *r, struct topo_file *f, const struct topo_overrides *ov, struct topology *t)
+int topo_derive(struct yr *r, struct topo_file *f, const struct topo_overrides *ov, struct topology *t)
 {
 	struct derive d = {.r = r, .f = f, .t = t};
 	int rc;

@@ -15,23 +15,23 @@ struct topo_file_node {
 
 struct topo_file_proc {
 	struct topo_proc v;
-	char node[TOPO_NAME_BYTES];  /* "" : not given */
+	char node[TOPO_NAME_BYTES]; /* "" : not given */
 	bool has_blocks;
 	struct yr_mark at, name_at, node_at, blocks_at;
 };
 
 struct topo_file_end {
 	char proc[TOPO_NAME_BYTES];
-	char iface[16];              /* IFNAMSIZ with its terminator */
-	uint32_t ip, prefix_len;     /* prefix_len 0: not given */
+	char iface[16];          /* IFNAMSIZ with its terminator */
+	uint32_t ip, prefix_len; /* prefix_len 0: not given */
 	uint8_t mac[6];
 	struct yr_mark proc_at, iface_at, ip_at;
 };
 
 struct topo_file_link {
 	struct topo_file_end end[2];
-	int driver;                  /* -1: not given */
-	uint32_t mtu, udp_port;      /* 0: not given */
+	int driver;             /* -1: not given */
+	uint32_t mtu, udp_port; /* 0: not given */
 	struct yr_mark at, driver_at, mtu_at;
 };
 
@@ -40,7 +40,7 @@ struct topo_file {
 	char name[TOPO_NAME_BYTES];
 	struct topo_model model;
 	bool has_model;
-	struct topo_wire wire;       /* mtu 0: not given */
+	struct topo_wire wire; /* mtu 0: not given */
 	int wire_driver;
 	struct yr_mark wire_driver_at, wire_mtu_at;
 	struct topo_file_node nodes[TOPO_MAX_NODES];
@@ -62,7 +62,7 @@ int ps_warn_unused topo_derive(struct yr *r, struct topo_file *f, const struct t
 /* Limits and defaults of a driver. */
 uint32_t topo_driver_mtu_default(enum topo_driver d);
 uint32_t topo_driver_mtu_max(enum topo_driver d);
-#define TOPO_MTU_MIN 576u            /* what every IPv4 host must take (RFC 791) */
+#define TOPO_MTU_MIN 576u /* what every IPv4 host must take (RFC 791) */
 
 extern const struct yr_choice topo_driver_choices[];
 

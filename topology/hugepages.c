@@ -13,8 +13,7 @@
 #define POOL         "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 #define LOCK_WAIT_MS 60000u
 
-static int
-read_count(const char *file, uint32_t *out)
+static int read_count(const char *file, uint32_t *out)
 {
 	char path[128], text[32] = "";
 	ssize_t n;
@@ -32,8 +31,7 @@ read_count(const char *file, uint32_t *out)
 	return 0;
 }
 
-int
-hugepages_read(struct hugepages *out, struct ps_err *err)
+int hugepages_read(struct hugepages *out, struct ps_err *err)
 {
 	uint32_t reserved = 0;
 	int rc = read_count("nr_hugepages", &out->total);
@@ -43,14 +41,12 @@ hugepages_read(struct hugepages *out, struct ps_err *err)
 	if (rc == 0)
 		rc = read_count("resv_hugepages", &reserved);
 	if (rc != 0)
-		return ps_err_set(err, rc, POOL ": %s; expected a kernel with 2 MB hugepages",
-				  strerror(-rc));
+		return ps_err_set(err, rc, POOL ": %s; expected a kernel with 2 MB hugepages", strerror(-rc));
 	out->free -= reserved < out->free ? reserved : out->free;
 	return 0;
 }
 
-static int
-write_total(uint32_t pages)
+static int write_total(uint32_t pages)
 {
 	int fd = open(POOL "nr_hugepages", O_WRONLY | O_CLOEXEC), rc = 0;
 
@@ -62,8 +58,7 @@ write_total(uint32_t pages)
 	return rc;
 }
 
-static bool
-interrupted(void)
+static bool interrupted(void)
 {
 	sigset_t pending;
 
@@ -73,8 +68,7 @@ interrupted(void)
 }
 
 /* The pool's own file is the lock: it is there for every user and leaves nothing behind. */
-static int
-lock_pool(int *lock_out, struct ps_err *err)
+static int lock_pool(int *lock_out, struct ps_err *err)
 {
 	const struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
 	int fd = open(POOL "nr_hugepages", O_RDONLY | O_CLOEXEC);
@@ -96,40 +90,39 @@ lock_pool(int *lock_out, struct ps_err *err)
 	return 0;
 }
 
-void
-hugepages_unlock(int lock)
+void hugepages_unlock(int lock)
 {
 	if (lock >= 0)
 		close(lock);
 }
 
-static int
-add_pages(const struct hugepages *have, uint32_t need, uint32_t *added_out, struct ps_err *err)
+static int add_pages(const struct hugepages *have, uint32_t need, uint32_t *added_out, struct ps_err *err)
 {
 	uint32_t want = have->total + (need - have->free);
 	struct hugepages now = *have;
 	int rc = write_total(want);
 
 	if (rc != 0)
-		return ps_err_set(err, rc == -EPERM || rc == -EACCES ? -EACCES : rc,
-				  "found %u free hugepages of 2 MB; expected %u, and adding them failed (%s): "
-				  "as root, echo %u > " POOL "nr_hugepages",
-				  have->free, need, strerror(-rc), want);
+		return ps_err_set(
+		    err, rc == -EPERM || rc == -EACCES ? -EACCES : rc,
+		    "found %u free hugepages of 2 MB; expected %u, and adding them failed (%s): "
+		    "as root, echo %u > " POOL "nr_hugepages",
+		    have->free, need, strerror(-rc), want);
 	rc = hugepages_read(&now, err);
 	if (rc == 0 && now.free >= need) {
 		*added_out = now.total - have->total;
 		return 0;
 	}
 	(void)write_total(have->total);
-	return rc != 0 ? rc
-		       : ps_err_set(err, -ENOMEM,
-				    "found %u free hugepages of 2 MB after asking for %u more; expected %u: free "
-				    "memory, or reserve them at boot (hugepages=%u on the kernel's command line)",
-				    now.free, need - have->free, need, want);
+	return rc != 0
+		   ? rc
+		   : ps_err_set(err, -ENOMEM,
+				"found %u free hugepages of 2 MB after asking for %u more; expected %u: free "
+				"memory, or reserve them at boot (hugepages=%u on the kernel's command line)",
+				now.free, need - have->free, need, want);
 }
 
-int
-hugepages_reserve(uint32_t need, int *lock_out, uint32_t *added_out, struct ps_err *err)
+int hugepages_reserve(uint32_t need, int *lock_out, uint32_t *added_out, struct ps_err *err)
 {
 	struct hugepages have;
 	int rc;
@@ -150,8 +143,7 @@ hugepages_reserve(uint32_t need, int *lock_out, uint32_t *added_out, struct ps_e
 	return rc;
 }
 
-int
-hugepages_give_back(uint32_t pages, struct ps_err *err)
+int hugepages_give_back(uint32_t pages, struct ps_err *err)
 {
 	struct hugepages have;
 	int lock = -1, rc;

@@ -21,8 +21,7 @@ int ps_warn_unused hugepages_read(struct hugepages *out, struct ps_err *err);
  * hugepages_unlock: call that when they are taken. `added_out` is also set on failure (0 then).
  * Errors: -EACCES, -ENOMEM (memory too scattered; what was added is given back), -ENOENT,
  * -EBUSY (another deployment has held the lock for 60 s), -EINTR. The text says what mends it. */
-int ps_warn_unused hugepages_reserve(uint32_t need, int *lock_out, uint32_t *added_out,
-				     struct ps_err *err);
+int ps_warn_unused hugepages_reserve(uint32_t need, int *lock_out, uint32_t *added_out, struct ps_err *err);
 void hugepages_unlock(int lock);
 
 /* Takes `pages` out of the pool again. */

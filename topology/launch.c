@@ -20,11 +20,11 @@
 #include "topology/netns.h"
 
 #define READY_TIMEOUT_MS 60000u
-#define SLICE_MS         50     /* how often a wait looks for signals and dead processes */
-#define SOCKET_SUFFIX    20u    /* what processes add to their name: "/", ".sock.fifo" and room */
+#define SLICE_MS         50  /* how often a wait looks for signals and dead processes */
+#define SOCKET_SUFFIX    20u /* what processes add to their name: "/", ".sock.fifo" and room */
 #define MAX_EAL_ARGS     64
-#define READY_FD         3      /* in the processes */
-#define RUN_DIR_BYTES    256u   /* far more than a socket's path may have */
+#define READY_FD         3    /* in the processes */
+#define RUN_DIR_BYTES    256u /* far more than a socket's path may have */
 
 struct launch {
 	struct topology t;
@@ -35,7 +35,7 @@ struct launch {
 	char *const *eal_argv;
 	int eal_argc;
 	uint32_t ready_timeout_ms;
-	int ready_fds[TOPO_MAX_PROCS];    /* -1: has said it, or not started */
+	int ready_fds[TOPO_MAX_PROCS]; /* -1: has said it, or not started */
 	uint32_t ready_len[TOPO_MAX_PROCS];
 	bool reaped[TOPO_MAX_PROCS];
 	int hugepage_lock;
@@ -44,8 +44,7 @@ struct launch {
 	void *say_ctx;
 };
 
-static void
-say_stderr(void *ctx, const char *line)
+static void say_stderr(void *ctx, const char *line)
 {
 	(void)ctx;
 	fprintf(stderr, "penstock: %s\n", line);
@@ -53,8 +52,7 @@ say_stderr(void *ctx, const char *line)
 
 /* ---- signals: nothing interrupts a step, but every step looks ---- */
 
-static void
-block_signals(sigset_t *old)
+static void block_signals(sigset_t *old)
 {
 	sigset_t set;
 
@@ -66,8 +64,7 @@ block_signals(sigset_t *old)
 	sigprocmask(SIG_BLOCK, &set, old);
 }
 
-static void
-restore_signals(const sigset_t *old)
+static void restore_signals(const sigset_t *old)
 {
 	const struct timespec now = {0};
 	sigset_t set;
@@ -79,43 +76,41 @@ restore_signals(const sigset_t *old)
 	sigprocmask(SIG_SETMASK, old, NULL);
 }
 
-static int
-check_signals(struct ps_err *err)
+static int check_signals(struct ps_err *err)
 {
 	sigset_t pending;
 
 	sigpending(&pending);
-	if (sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM) ||
-	    sigismember(&pending, SIGHUP))
+	if (sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM) || sigismember(&pending, SIGHUP))
 		return ps_err_set(err, -EINTR, "interrupted while starting");
 	return 0;
 }
 
 /* ---- checks before anything is taken ---- */
 
-static int
-check_local(const struct topology *t, struct ps_err *err)
+static int check_local(const struct topology *t, struct ps_err *err)
 {
 	for (uint32_t i = 0; i < t->n_procs; i++) {
 		const struct topo_node *n = &t->nodes[t->procs[i].node];
 
 		if (strcmp(n->host, "local") != 0)
-			return ps_err_set(err, -ENOTSUP,
-					  "found node '%s' on host '%s'; expected host: local, as processes on "
-					  "other hosts are started there by hand (penstock stage -- --topology "
-					  "FILE --name %s)",
-					  n->name, n->host, t->procs[i].name);
+			return ps_err_set(
+			    err, -ENOTSUP,
+			    "found node '%s' on host '%s'; expected host: local, as processes on "
+			    "other hosts are started there by hand (penstock stage -- --topology "
+			    "FILE --name %s)",
+			    n->name, n->host, t->procs[i].name);
 		if (n->netns[0] != '\0' && geteuid() != 0)
-			return ps_err_set(err, -EPERM,
-					  "found node '%s' in a network namespace; expected to be root: use sudo, "
-					  "or choose --driver memif, which needs neither",
-					  n->name);
+			return ps_err_set(
+			    err, -EPERM,
+			    "found node '%s' in a network namespace; expected to be root: use sudo, "
+			    "or choose --driver memif, which needs neither",
+			    n->name);
 	}
 	return 0;
 }
 
-static int
-make_base(const char *base, struct ps_err *err)
+static int make_base(const char *base, struct ps_err *err)
 {
 	struct stat st;
 
@@ -126,16 +121,16 @@ make_base(const char *base, struct ps_err *err)
 				  base, strerror(errno));
 	if (lstat(base, &st) != 0 || !S_ISDIR(st.st_mode) || st.st_uid != geteuid() ||
 	    (st.st_mode & 022 & ~(mode_t)((st.st_mode & S_ISVTX) ? 022 : 0)) != 0)
-		return ps_err_set(err, -EPERM,
-				  "%s: found something that others can change; expected a folder of yours, mode "
-				  "0700",
-				  base);
+		return ps_err_set(
+		    err, -EPERM,
+		    "%s: found something that others can change; expected a folder of yours, mode "
+		    "0700",
+		    base);
 	return 0;
 }
 
 /* The processes make Unix sockets in the run directory, whose paths the kernel bounds. */
-static int
-check_path(const struct launch *l, struct ps_err *err)
+static int check_path(const struct launch *l, struct ps_err *err)
 {
 	size_t longest = 0, room = sizeof(((struct sockaddr_un *)0)->sun_path) - 1;
 
@@ -143,10 +138,11 @@ check_path(const struct launch *l, struct ps_err *err)
 		if (strlen(l->t.procs[i].name) > longest)
 			longest = strlen(l->t.procs[i].name);
 	if (strlen(l->run_dir) + longest + SOCKET_SUFFIX > room)
-		return ps_err_set(err, -ENAMETOOLONG,
-				  "found run directory %.200s (%zu characters); expected at most %zu, so that "
-				  "sockets in it fit the kernel's %zu: set PENSTOCK_RUN_DIR to a shorter path",
-				  l->run_dir, strlen(l->run_dir), room - longest - SOCKET_SUFFIX, room);
+		return ps_err_set(
+		    err, -ENAMETOOLONG,
+		    "found run directory %.200s (%zu characters); expected at most %zu, so that "
+		    "sockets in it fit the kernel's %zu: set PENSTOCK_RUN_DIR to a shorter path",
+		    l->run_dir, strlen(l->run_dir), room - longest - SOCKET_SUFFIX, room);
 	return 0;
 }
 
@@ -154,8 +150,7 @@ check_path(const struct launch *l, struct ps_err *err)
 
 /* Made under another name with its state inside, then renamed: no run directory is ever
  * without its state, and of two launchers only one can have a name. */
-static int
-make_run_dir(struct launch *l, const char *base, struct ps_err *err)
+static int make_run_dir(struct launch *l, const char *base, struct ps_err *err)
 {
 	char fresh[RUN_DIR_BYTES];
 	int rc;
@@ -168,9 +163,10 @@ make_run_dir(struct launch *l, const char *base, struct ps_err *err)
 	if (rc == 0 && rename(fresh, l->run_dir) != 0) {
 		rc = errno == ENOTEMPTY || errno == EEXIST ? -EEXIST : -errno;
 		(void)ps_err_set(err, rc,
-				 rc == -EEXIST ? "found '%s' up already (%s); expected it to be down: penstock "
-						 "down %s"
-					       : "making '%s' (%s) failed; free the name '%s'",
+				 rc == -EEXIST
+				     ? "found '%s' up already (%s); expected it to be down: penstock "
+				       "down %s"
+				     : "making '%s' (%s) failed; free the name '%s'",
 				 l->s.name, l->run_dir, l->s.name);
 	}
 	if (rc != 0) {
@@ -183,9 +179,8 @@ make_run_dir(struct launch *l, const char *base, struct ps_err *err)
 	return rc;
 }
 
-static int
-init_launch(struct launch *l, const struct topology *t, const struct launch_opts *o, const char *base,
-	    struct ps_err *err)
+static int init_launch(struct launch *l, const struct topology *t, const struct launch_opts *o,
+		       const char *base, struct ps_err *err)
 {
 	char suffix[16] = "";
 
@@ -223,8 +218,7 @@ init_launch(struct launch *l, const struct topology *t, const struct launch_opts
 
 /* ---- namespaces and hugepages ---- */
 
-static bool
-node_used(const struct topology *t, uint32_t node)
+static bool node_used(const struct topology *t, uint32_t node)
 {
 	for (uint32_t i = 0; i < t->n_procs; i++)
 		if (t->procs[i].node == node)
@@ -233,8 +227,7 @@ node_used(const struct topology *t, uint32_t node)
 }
 
 /* A name is written into the state only when the namespace is known to be ours to remove. */
-static int
-make_namespaces(struct launch *l, struct ps_err *err)
+static int make_namespaces(struct launch *l, struct ps_err *err)
 {
 	int rc = 0;
 
@@ -267,8 +260,7 @@ make_namespaces(struct launch *l, struct ps_err *err)
 	return rc;
 }
 
-static bool
-all_memif(const struct topology *t)
+static bool all_memif(const struct topology *t)
 {
 	for (uint32_t i = 0; i < t->n_links; i++)
 		if (t->links[i].driver != TOPO_DRIVER_MEMIF)
@@ -277,8 +269,7 @@ all_memif(const struct topology *t)
 }
 
 /* memif runs without hugepages, only slower; what needs them fails instead. */
-static int
-take_hugepages(struct launch *l, struct ps_err *err)
+static int take_hugepages(struct launch *l, struct ps_err *err)
 {
 	struct ps_err why = {""};
 	char line[sizeof(why.msg) + 64];
@@ -301,15 +292,13 @@ take_hugepages(struct launch *l, struct ps_err *err)
 
 /* ---- processes ---- */
 
-static void
-log_path(const struct launch *l, const char *name, char *buf, size_t cap)
+static void log_path(const struct launch *l, const char *name, char *buf, size_t cap)
 {
 	snprintf(buf, cap, "%s/%s.log", l->log_dir, name);
 }
 
 /* In the child: from here on only _exit and exec. */
-static void
-child_run(const struct launch *l, const struct topo_proc *p, int go_fd, int ready_fd, int log_fd)
+static void child_run(const struct launch *l, const struct topo_proc *p, int go_fd, int ready_fd, int log_fd)
 {
 	const char *netns = l->t.nodes[p->node].netns;
 	char topology[PATH_MAX + 16], ready[16], byte;
@@ -364,8 +353,7 @@ child_run(const struct launch *l, const struct topo_proc *p, int go_fd, int read
 	_exit(127);
 }
 
-static int
-start_process(struct launch *l, uint32_t i, struct ps_err *err)
+static int start_process(struct launch *l, uint32_t i, struct ps_err *err)
 {
 	struct launch_state_proc *kept = &l->s.procs[i];
 	const struct topo_proc *p = &l->t.procs[i];
@@ -412,8 +400,7 @@ out_fds:
 /* ---- waiting for processes ---- */
 
 /* The last lines of a log, as one line. */
-static void
-log_tail(const struct launch *l, const char *name, char *buf, size_t cap)
+static void log_tail(const struct launch *l, const char *name, char *buf, size_t cap)
 {
 	char path[PATH_MAX + 64];
 	int fd;
@@ -440,8 +427,7 @@ log_tail(const struct launch *l, const char *name, char *buf, size_t cap)
 			*c = *c == '\n' ? '|' : ' ';
 }
 
-static void
-describe_exit(const struct launch *l, uint32_t i, int status, struct launch_exit *out)
+static void describe_exit(const struct launch *l, uint32_t i, int status, struct launch_exit *out)
 {
 	char how[64], tail[640];
 
@@ -458,8 +444,7 @@ describe_exit(const struct launch *l, uint32_t i, int status, struct launch_exit
 }
 
 /* Only pids that we started, one by one: the caller may have children of its own. */
-static bool
-reap(struct launch *l, struct launch_exit *out)
+static bool reap(struct launch *l, struct launch_exit *out)
 {
 	for (uint32_t i = 0; i < l->s.n_procs; i++) {
 		int status = 0;
@@ -474,8 +459,7 @@ reap(struct launch *l, struct launch_exit *out)
 }
 
 /* Takes what process i has written to its ready pipe: "READY" ends the wait for it. */
-static int
-take_ready(struct launch *l, uint32_t i, struct ps_err *err)
+static int take_ready(struct launch *l, uint32_t i, struct ps_err *err)
 {
 	static const char word[] = "READY\n";
 	char byte;
@@ -499,8 +483,7 @@ take_ready(struct launch *l, uint32_t i, struct ps_err *err)
 	return 1;
 }
 
-static int
-fail_not_ready(struct launch *l, int rc, uint32_t i, const char *what, struct ps_err *err)
+static int fail_not_ready(struct launch *l, int rc, uint32_t i, const char *what, struct ps_err *err)
 {
 	char tail[640];
 
@@ -509,8 +492,7 @@ fail_not_ready(struct launch *l, int rc, uint32_t i, const char *what, struct ps
 			  tail[0] ? "; its last lines: " : " and left no output", tail);
 }
 
-static int
-poll_ready(struct launch *l, uint32_t *waiting, struct ps_err *err)
+static int poll_ready(struct launch *l, uint32_t *waiting, struct ps_err *err)
 {
 	struct pollfd p[TOPO_MAX_PROCS];
 	uint32_t who[TOPO_MAX_PROCS], n = 0;
@@ -542,8 +524,7 @@ poll_ready(struct launch *l, uint32_t *waiting, struct ps_err *err)
 	return 0;
 }
 
-static int
-wait_ready(struct launch *l, struct ps_err *err)
+static int wait_ready(struct launch *l, struct ps_err *err)
 {
 	uint64_t until = ps_now_ns() + l->ready_timeout_ms * 1000000ull;
 	struct launch_exit gone;
@@ -572,8 +553,7 @@ wait_ready(struct launch *l, struct ps_err *err)
 
 /* ---- the whole ---- */
 
-static int
-start_all(struct launch *l, struct ps_err *err)
+static int start_all(struct launch *l, struct ps_err *err)
 {
 	char path[PATH_MAX + 16];
 	int rc = check_signals(err);
@@ -599,9 +579,8 @@ start_all(struct launch *l, struct ps_err *err)
 	return rc;
 }
 
-int
-launch_up(const struct topology *t, const struct launch_opts *o, struct launch **launch_out,
-	  struct ps_err *err)
+int launch_up(const struct topology *t, const struct launch_opts *o, struct launch **launch_out,
+	      struct ps_err *err)
 {
 	struct launch *l = calloc(1, sizeof(*l));
 	struct ps_err undo;
@@ -641,8 +620,7 @@ out_free:
 	return rc;
 }
 
-int
-launch_poll(struct launch *l, uint32_t timeout_ms, struct launch_exit *exit_out)
+int launch_poll(struct launch *l, uint32_t timeout_ms, struct launch_exit *exit_out)
 {
 	uint64_t until = ps_now_ns() + timeout_ms * 1000000ull;
 
@@ -651,27 +629,25 @@ launch_poll(struct launch *l, uint32_t timeout_ms, struct launch_exit *exit_out)
 
 		if (reap(l, exit_out))
 			return 1;
-		if (now >= until || poll(NULL, 0, until - now < SLICE_MS * 1000000ull
-						      ? (int)((until - now) / 1000000u) + 1
-						      : SLICE_MS) < 0)
+		if (now >= until ||
+		    poll(NULL, 0,
+			 until - now < SLICE_MS * 1000000ull ? (int)((until - now) / 1000000u) + 1
+							     : SLICE_MS) < 0)
 			return 0; /* a signal ends the wait: its handler's flag is the caller's to see */
 	}
 }
 
-const char *
-launch_run_dir(const struct launch *l)
+const char *launch_run_dir(const struct launch *l)
 {
 	return l->run_dir;
 }
 
-const struct topology *
-launch_topology(const struct launch *l)
+const struct topology *launch_topology(const struct launch *l)
 {
 	return &l->t;
 }
 
-int
-launch_down(struct launch *l, struct ps_err *err)
+int launch_down(struct launch *l, struct ps_err *err)
 {
 	int rc = launch_down_dir(l->run_dir, err);
 
@@ -679,8 +655,7 @@ launch_down(struct launch *l, struct ps_err *err)
 	return rc == -ENOENT ? 0 : rc; /* someone else took it down */
 }
 
-void
-launch_release(struct launch *l)
+void launch_release(struct launch *l)
 {
 	for (uint32_t i = 0; i < TOPO_MAX_PROCS; i++)
 		if (l->ready_fds[i] >= 0)

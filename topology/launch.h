@@ -21,12 +21,12 @@
 struct launch;
 
 struct launch_opts {
-	const char *run_base;     /* NULL: launch_run_base() */
-	const char *penstock_exe; /* NULL: this program */
-	const char *log_dir;      /* NULL: the run directory, and logs go with it */
-	bool detach;              /* outlive this process; the run directory is named after the topology */
+	const char *run_base;      /* NULL: launch_run_base() */
+	const char *penstock_exe;  /* NULL: this program */
+	const char *log_dir;       /* NULL: the run directory, and logs go with it */
+	bool detach;               /* outlive this process; the run directory is named after the topology */
 	uint32_t ready_timeout_ms; /* for all processes together; 0: 60 s */
-	char *const *eal_argv;    /* passed to every process; may be NULL */
+	char *const *eal_argv;     /* passed to every process; may be NULL */
 	int eal_argc;
 	/* What is done without and why ("no hugepages: ..."), a line each; NULL: stderr. */
 	void (*say)(void *ctx, const char *line);
@@ -65,6 +65,7 @@ void launch_release(struct launch *l);
 
 /* Takes down what a run directory's state names, whoever started it. -ENOENT: no deployment there. */
 int ps_warn_unused launch_down_dir(const char *run_dir, struct ps_err *err);
+/* In these, a run_base of NULL means launch_run_base(). */
 /* Takes down every deployment whose launcher died without detaching it. Returns how many. */
 uint32_t launch_clean_stale(const char *run_base);
 /* The run directory of a deployment by its name, or by its run directory's name. -ENOENT with

@@ -14,8 +14,7 @@
 
 #define NETNS_DIR "/run/netns"
 
-static void
-child_exec(const char *const argv[], int in, int out)
+static void child_exec(const char *const argv[], int in, int out)
 {
 	int null = open("/dev/null", O_RDWR);
 
@@ -28,8 +27,7 @@ child_exec(const char *const argv[], int in, int out)
 }
 
 /* Reads what a child writes until it closes the pipe, and keeps the end of it. */
-static void
-read_tail(int fd, char *buf, size_t cap)
+static void read_tail(int fd, char *buf, size_t cap)
 {
 	size_t len = 0;
 	ssize_t n;
@@ -51,8 +49,7 @@ read_tail(int fd, char *buf, size_t cap)
 	buf[len] = '\0';
 }
 
-static void
-write_input(int fd, const char *input)
+static void write_input(int fd, const char *input)
 {
 	size_t len = strlen(input);
 
@@ -68,8 +65,7 @@ write_input(int fd, const char *input)
 	}
 }
 
-int
-run_program(const char *const argv[], const char *input, struct ps_err *err)
+int run_program(const char *const argv[], const char *input, struct ps_err *err)
 {
 	int in[2] = {-1, -1}, out[2], status = 0;
 	char said[400];
@@ -106,14 +102,14 @@ run_program(const char *const argv[], const char *input, struct ps_err *err)
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
 		return 0;
 	if (WIFEXITED(status) && WEXITSTATUS(status) == 127)
-		return ps_err_set(err, -ENOENT, "%s; expected the program '%s' (Debian: apt install iproute2)",
-				  said, argv[0]);
+		return ps_err_set(err, -ENOENT,
+				  "%s; expected the program '%s' (Debian: apt install iproute2)", said,
+				  argv[0]);
 	return ps_err_set(err, -EIO, "%s %s %s ...: %s", argv[0], argv[1] ? argv[1] : "",
 			  argv[1] && argv[2] ? argv[2] : "", said[0] ? said : "failed");
 }
 
-bool
-netns_exists(const char *name)
+bool netns_exists(const char *name)
 {
 	char path[128];
 
@@ -121,8 +117,7 @@ netns_exists(const char *name)
 	return access(path, F_OK) == 0;
 }
 
-int
-netns_add(const char *name, struct ps_err *err)
+int netns_add(const char *name, struct ps_err *err)
 {
 	const char *const add[] = {"ip", "netns", "add", name, NULL};
 	const char *const lo[] = {"ip", "-n", name, "link", "set", "lo", "up", NULL};
@@ -139,8 +134,7 @@ netns_add(const char *name, struct ps_err *err)
 	return rc;
 }
 
-int
-netns_del(const char *name, struct ps_err *err)
+int netns_del(const char *name, struct ps_err *err)
 {
 	const char *const del[] = {"ip", "netns", "del", name, NULL};
 
@@ -153,23 +147,20 @@ struct end_text {
 	char ip[32], cidr[40], mac[24];
 };
 
-static void
-format_end(const struct topo_link_end *e, struct end_text *out)
+static void format_end(const struct topo_link_end *e, struct end_text *out)
 {
 	const uint32_t ip = e->ip;
 
-	snprintf(out->ip, sizeof(out->ip), "%u.%u.%u.%u", ip >> 24, ip >> 16 & 255, ip >> 8 & 255,
-		 ip & 255);
-	snprintf(out->cidr, sizeof(out->cidr), "%u.%u.%u.%u/%u", ip >> 24, ip >> 16 & 255,
-		 ip >> 8 & 255, ip & 255, e->prefix_len);
-	snprintf(out->mac, sizeof(out->mac), "%02x:%02x:%02x:%02x:%02x:%02x", e->mac[0], e->mac[1],
-		 e->mac[2], e->mac[3], e->mac[4], e->mac[5]);
+	snprintf(out->ip, sizeof(out->ip), "%u.%u.%u.%u", ip >> 24, ip >> 16 & 255, ip >> 8 & 255, ip & 255);
+	snprintf(out->cidr, sizeof(out->cidr), "%u.%u.%u.%u/%u", ip >> 24, ip >> 16 & 255, ip >> 8 & 255,
+		 ip & 255, e->prefix_len);
+	snprintf(out->mac, sizeof(out->mac), "%02x:%02x:%02x:%02x:%02x:%02x", e->mac[0], e->mac[1], e->mac[2],
+		 e->mac[3], e->mac[4], e->mac[5]);
 }
 
 /* Segmentation offloads need no switch here: the kernel turns a veth peer's off itself while
  * an XDP program is attached. */
-int
-netns_veth_add(const struct topology *t, const struct topo_link *l, struct ps_err *err)
+int netns_veth_add(const struct topology *t, const struct topo_link *l, struct ps_err *err)
 {
 	const char *ns[2];
 	struct end_text x[2];
@@ -182,11 +173,28 @@ netns_veth_add(const struct topology *t, const struct topo_link *l, struct ps_er
 		format_end(&l->end[i], &x[i]);
 	}
 	{
-		const char *const pair[] = {"ip",  "link",    "add",   l->end[0].iface, "address",
-					    x[0].mac, "mtu", mtu,  "netns",  ns[0],
-					    "type",   "veth", "peer", "name", l->end[1].iface,
-					    "address", x[1].mac, "mtu", mtu, "netns",
-					    ns[1],    NULL};
+		const char *const pair[] = {"ip",
+					    "link",
+					    "add",
+					    l->end[0].iface,
+					    "address",
+					    x[0].mac,
+					    "mtu",
+					    mtu,
+					    "netns",
+					    ns[0],
+					    "type",
+					    "veth",
+					    "peer",
+					    "name",
+					    l->end[1].iface,
+					    "address",
+					    x[1].mac,
+					    "mtu",
+					    mtu,
+					    "netns",
+					    ns[1],
+					    NULL};
 
 		rc = run_program(pair, NULL, err);
 	}
@@ -204,8 +212,7 @@ netns_veth_add(const struct topology *t, const struct topo_link *l, struct ps_er
 	return rc;
 }
 
-int
-netns_enter(const char *name, struct ps_err *err)
+int netns_enter(const char *name, struct ps_err *err)
 {
 	char path[128];
 	int fd;
@@ -213,8 +220,7 @@ netns_enter(const char *name, struct ps_err *err)
 	snprintf(path, sizeof(path), NETNS_DIR "/%s", name);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0 || setns(fd, CLONE_NEWNET) != 0) {
-		int rc = ps_err_set(err, -errno, "entering network namespace %s: %s", name,
-				    strerror(errno));
+		int rc = ps_err_set(err, -errno, "entering network namespace %s: %s", name, strerror(errno));
 
 		if (fd >= 0)
 			close(fd);

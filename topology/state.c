@@ -13,63 +13,73 @@
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
 
 static const struct yr_key proc_keys[] = {
-	{.name = "name", .kind = YR_NAME, .offset = offsetof(struct launch_state_proc, name),
-	 .max = TOPO_NAME_BYTES, .required = true},
-	{.name = "pid", .kind = YR_U32, .offset = offsetof(struct launch_state_proc, pid), .min = 2,
-	 .max = INT32_MAX, .required = true},
-	{.name = "start_ticks", .kind = YR_U64, .offset = offsetof(struct launch_state_proc, start_ticks),
-	 .required = true},
+    {.name = "name",
+     .kind = YR_NAME,
+     .offset = offsetof(struct launch_state_proc, name),
+     .max = TOPO_NAME_BYTES,
+     .required = true},
+    {.name = "pid",
+     .kind = YR_U32,
+     .offset = offsetof(struct launch_state_proc, pid),
+     .min = 2,
+     .max = INT32_MAX,
+     .required = true},
+    {.name = "start_ticks",
+     .kind = YR_U64,
+     .offset = offsetof(struct launch_state_proc, start_ticks),
+     .required = true},
 };
 
-static int
-read_proc(struct yr *r, const yaml_node_t *n, void *obj)
+static int read_proc(struct yr *r, const yaml_node_t *n, void *obj)
 {
 	struct launch_state *s = obj;
 
 	return yr_mapping(r, n, "a process", proc_keys, COUNT(proc_keys), &s->procs[s->n_procs++]);
 }
 
-static int
-read_procs(struct yr *r, const yaml_node_t *n, void *obj)
+static int read_procs(struct yr *r, const yaml_node_t *n, void *obj)
 {
 	return yr_list(r, n, "processes", TOPO_MAX_PROCS, read_proc, obj);
 }
 
 static const struct yr_key netns_keys[] = {
-	{.name = "name", .kind = YR_NAME, .offset = offsetof(struct launch_state_netns, name),
-	 .max = TOPO_NAME_BYTES, .required = true},
+    {.name = "name",
+     .kind = YR_NAME,
+     .offset = offsetof(struct launch_state_netns, name),
+     .max = TOPO_NAME_BYTES,
+     .required = true},
 };
 
-static int
-read_netns(struct yr *r, const yaml_node_t *n, void *obj)
+static int read_netns(struct yr *r, const yaml_node_t *n, void *obj)
 {
 	struct launch_state *s = obj;
 
 	return yr_mapping(r, n, "a namespace", netns_keys, COUNT(netns_keys), &s->netns[s->n_netns++]);
 }
 
-static int
-read_netnses(struct yr *r, const yaml_node_t *n, void *obj)
+static int read_netnses(struct yr *r, const yaml_node_t *n, void *obj)
 {
 	return yr_list(r, n, "namespaces", TOPO_MAX_NODES, read_netns, obj);
 }
 
 #define AT(f) offsetof(struct launch_state, f)
 static const struct yr_key state_keys[] = {
-	{.name = "name", .kind = YR_NAME, .offset = AT(name), .max = TOPO_NAME_BYTES, .required = true},
-	{.name = "launcher_pid", .kind = YR_U32, .offset = AT(launcher_pid), .min = 1, .max = INT32_MAX,
-	 .required = true},
-	{.name = "launcher_start_ticks", .kind = YR_U64, .offset = AT(launcher_start_ticks),
-	 .required = true},
-	{.name = "detached", .kind = YR_BOOL, .offset = AT(detached)},
-	{.name = "ready", .kind = YR_BOOL, .offset = AT(ready)},
-	{.name = "hugepages_added", .kind = YR_U32, .offset = AT(hugepages_added), .max = 1u << 22},
-	{.name = "netns", .kind = YR_CUSTOM, .custom = read_netnses},
-	{.name = "processes", .kind = YR_CUSTOM, .custom = read_procs},
+    {.name = "name", .kind = YR_NAME, .offset = AT(name), .max = TOPO_NAME_BYTES, .required = true},
+    {.name = "launcher_pid",
+     .kind = YR_U32,
+     .offset = AT(launcher_pid),
+     .min = 1,
+     .max = INT32_MAX,
+     .required = true},
+    {.name = "launcher_start_ticks", .kind = YR_U64, .offset = AT(launcher_start_ticks), .required = true},
+    {.name = "detached", .kind = YR_BOOL, .offset = AT(detached)},
+    {.name = "ready", .kind = YR_BOOL, .offset = AT(ready)},
+    {.name = "hugepages_added", .kind = YR_U32, .offset = AT(hugepages_added), .max = 1u << 22},
+    {.name = "netns", .kind = YR_CUSTOM, .custom = read_netnses},
+    {.name = "processes", .kind = YR_CUSTOM, .custom = read_procs},
 };
 
-int
-launch_state_read(const char *run_dir, struct launch_state *s, struct ps_err *err)
+int launch_state_read(const char *run_dir, struct launch_state *s, struct ps_err *err)
 {
 	char path[PATH_MAX];
 	struct yr r;
@@ -85,11 +95,10 @@ launch_state_read(const char *run_dir, struct launch_state *s, struct ps_err *er
 	return rc;
 }
 
-static void
-write_state(FILE *f, const struct launch_state *s)
+static void write_state(FILE *f, const struct launch_state *s)
 {
-	fprintf(f, "name: \"%s\"\nlauncher_pid: %u\nlauncher_start_ticks: %llu\n", s->name,
-		s->launcher_pid, (unsigned long long)s->launcher_start_ticks);
+	fprintf(f, "name: \"%s\"\nlauncher_pid: %u\nlauncher_start_ticks: %llu\n", s->name, s->launcher_pid,
+		(unsigned long long)s->launcher_start_ticks);
 	fprintf(f, "detached: %s\nready: %s\nhugepages_added: %u\n", s->detached ? "true" : "false",
 		s->ready ? "true" : "false", s->hugepages_added);
 	fprintf(f, "netns:%s\n", s->n_netns == 0 ? " []" : "");
@@ -101,8 +110,7 @@ write_state(FILE *f, const struct launch_state *s)
 			s->procs[i].pid, (unsigned long long)s->procs[i].start_ticks);
 }
 
-int
-launch_state_write(const char *run_dir, const struct launch_state *s, struct ps_err *err)
+int launch_state_write(const char *run_dir, const struct launch_state *s, struct ps_err *err)
 {
 	char path[PATH_MAX], tmp[PATH_MAX];
 	bool failed;
@@ -120,8 +128,7 @@ launch_state_write(const char *run_dir, const struct launch_state *s, struct ps_
 	return 0;
 }
 
-uint64_t
-launch_start_ticks(pid_t pid)
+uint64_t launch_start_ticks(pid_t pid)
 {
 	unsigned long long ticks = 0;
 	char path[64], line[1024], *p, state = 'X';

@@ -13,7 +13,7 @@
 struct launch_state_proc {
 	char name[TOPO_NAME_BYTES];
 	uint32_t pid;
-	uint64_t start_ticks;   /* of /proc/PID/stat: guards against a reused pid */
+	uint64_t start_ticks; /* of /proc/PID/stat: guards against a reused pid */
 };
 
 struct launch_state_netns {
@@ -21,12 +21,12 @@ struct launch_state_netns {
 };
 
 struct launch_state {
-	char name[TOPO_NAME_BYTES];  /* of the deployment */
+	char name[TOPO_NAME_BYTES]; /* of the deployment */
 	uint32_t launcher_pid;
 	uint64_t launcher_start_ticks;
-	bool detached;               /* outlives its launcher */
-	bool ready;                  /* all processes have said so */
-	uint32_t hugepages_added;    /* pages of 2 MB, to give back */
+	bool detached;            /* outlives its launcher */
+	bool ready;               /* all processes have said so */
+	uint32_t hugepages_added; /* pages of 2 MB, to give back */
 	struct launch_state_netns netns[TOPO_MAX_NODES];
 	uint32_t n_netns;
 	struct launch_state_proc procs[TOPO_MAX_PROCS];
@@ -35,8 +35,7 @@ struct launch_state {
 
 /* -errno; -ENOENT where there is none. */
 int ps_warn_unused launch_state_read(const char *run_dir, struct launch_state *s, struct ps_err *err);
-int ps_warn_unused launch_state_write(const char *run_dir, const struct launch_state *s,
-				      struct ps_err *err);
+int ps_warn_unused launch_state_write(const char *run_dir, const struct launch_state *s, struct ps_err *err);
 
 /* When a process started, in clock ticks since boot; 0: there is none, or only its zombie. */
 uint64_t launch_start_ticks(pid_t pid);

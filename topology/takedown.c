@@ -23,8 +23,7 @@
 #define TERM_WAIT_MS 5000u /* from SIGTERM to SIGKILL */
 #define KILL_WAIT_MS 2000u
 
-void
-launch_run_base(char *buf, size_t cap)
+void launch_run_base(char *buf, size_t cap)
 {
 	const char *own = getenv("PENSTOCK_RUN_DIR"), *xdg = getenv("XDG_RUNTIME_DIR");
 
@@ -38,8 +37,7 @@ launch_run_base(char *buf, size_t cap)
 		snprintf(buf, cap, "/tmp/penstock-%u", (unsigned)geteuid());
 }
 
-void
-launch_eal_prefix(const char *run_dir, const char *proc, char *buf, size_t cap)
+void launch_eal_prefix(const char *run_dir, const char *proc, char *buf, size_t cap)
 {
 	const char *slash = strrchr(run_dir, '/');
 
@@ -48,8 +46,7 @@ launch_eal_prefix(const char *run_dir, const char *proc, char *buf, size_t cap)
 
 /* ---- removing files ---- */
 
-static int
-remove_entry(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+static int remove_entry(const char *path, const struct stat *st, int kind, struct FTW *ftw)
 {
 	(void)st;
 	(void)kind;
@@ -58,14 +55,12 @@ remove_entry(const char *path, const struct stat *st, int kind, struct FTW *ftw)
 	return 0;
 }
 
-static void
-remove_tree(const char *path)
+static void remove_tree(const char *path)
 {
 	(void)nftw(path, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 }
 
-static void
-remove_prefixed(const char *dir, const char *prefix)
+static void remove_prefixed(const char *dir, const char *prefix)
 {
 	DIR *d = opendir(dir);
 	struct dirent *e;
@@ -79,8 +74,7 @@ remove_prefixed(const char *dir, const char *prefix)
 }
 
 /* Every mounted hugetlbfs may hold EAL's <prefix>map_<n> files of a process that was killed. */
-static void
-remove_hugepage_files(const char *eal_prefix)
+static void remove_hugepage_files(const char *eal_prefix)
 {
 	FILE *f = fopen("/proc/self/mounts", "re");
 	char line[1024], dir[512], type[64], map[160];
@@ -93,16 +87,15 @@ remove_hugepage_files(const char *eal_prefix)
 		fclose(f);
 }
 
-static void
-remove_eal_files(const char *run_dir, const char *proc)
+static void remove_eal_files(const char *run_dir, const char *proc)
 {
 	const char *xdg = getenv("XDG_RUNTIME_DIR");
 	char prefix[128], path[PATH_MAX];
 
 	launch_eal_prefix(run_dir, proc, prefix, sizeof(prefix));
 	remove_hugepage_files(prefix);
-	snprintf(path, sizeof(path), "%s/dpdk/%s",
-		 geteuid() == 0 ? "/var/run" : (xdg != NULL ? xdg : "/tmp"), prefix);
+	snprintf(path, sizeof(path), "%s/dpdk/%s", geteuid() == 0 ? "/var/run" : (xdg != NULL ? xdg : "/tmp"),
+		 prefix);
 	remove_tree(path);
 }
 
@@ -114,8 +107,7 @@ struct ending {
 };
 
 /* Opens each process that is still the one written down. */
-static void
-open_processes(const struct launch_state *s, struct ending *e)
+static void open_processes(const struct launch_state *s, struct ending *e)
 {
 	e->n = s->n_procs;
 	for (uint32_t i = 0; i < s->n_procs; i++) {
@@ -131,16 +123,14 @@ open_processes(const struct launch_state *s, struct ending *e)
 	}
 }
 
-static void
-signal_all(struct ending *e, int sig)
+static void signal_all(struct ending *e, int sig)
 {
 	for (uint32_t i = 0; i < e->n; i++)
 		if (e->fds[i] >= 0)
 			(void)pidfd_send_signal(e->fds[i], sig, NULL, 0);
 }
 
-static bool
-wait_all(struct ending *e, uint32_t timeout_ms)
+static bool wait_all(struct ending *e, uint32_t timeout_ms)
 {
 	uint64_t until = ps_now_ns() + timeout_ms * 1000000ull;
 
@@ -162,8 +152,7 @@ wait_all(struct ending *e, uint32_t timeout_ms)
 	return true;
 }
 
-static int
-end_processes(const struct launch_state *s, struct ps_err *err)
+static int end_processes(const struct launch_state *s, struct ps_err *err)
 {
 	struct ending e;
 	bool ended;
@@ -189,8 +178,7 @@ end_processes(const struct launch_state *s, struct ps_err *err)
 
 /* ---- a whole deployment ---- */
 
-static void
-keep_first(int rc, const struct ps_err *e, int *first, struct ps_err *err)
+static void keep_first(int rc, const struct ps_err *e, int *first, struct ps_err *err)
 {
 	if (rc == 0 || *first != 0)
 		return;
@@ -199,8 +187,7 @@ keep_first(int rc, const struct ps_err *e, int *first, struct ps_err *err)
 		*err = *e;
 }
 
-static int
-take_down(const char *run_dir, struct launch_state *s, struct ps_err *err)
+static int take_down(const char *run_dir, struct launch_state *s, struct ps_err *err)
 {
 	uint32_t pages = s->hugepages_added;
 	struct ps_err e = {""};
@@ -221,8 +208,7 @@ take_down(const char *run_dir, struct launch_state *s, struct ps_err *err)
 	return first;
 }
 
-int
-launch_down_dir(const char *run_dir, struct ps_err *err)
+int launch_down_dir(const char *run_dir, struct ps_err *err)
 {
 	struct launch_state *s = malloc(sizeof(*s));
 	sigset_t block, old;
@@ -252,22 +238,31 @@ launch_down_dir(const char *run_dir, struct ps_err *err)
 
 /* ---- finding deployments ---- */
 
-static bool
-is_stale(const struct launch_state *s)
+static bool is_stale(const struct launch_state *s)
 {
 	if (launch_start_ticks((pid_t)s->launcher_pid) == s->launcher_start_ticks)
 		return false;
 	return !(s->detached && s->ready);
 }
 
-uint32_t
-launch_clean_stale(const char *run_base)
+static const char *base_or_own(const char *run_base, char *buf, size_t cap)
+{
+	if (run_base != NULL)
+		return run_base;
+	launch_run_base(buf, cap);
+	return buf;
+}
+
+uint32_t launch_clean_stale(const char *run_base)
 {
 	struct launch_state *s = malloc(sizeof(*s));
-	DIR *d = opendir(run_base);
+	char dir[PATH_MAX + 300], own[PATH_MAX];
 	struct dirent *e;
-	char dir[PATH_MAX];
 	uint32_t n = 0;
+	DIR *d;
+
+	run_base = base_or_own(run_base, own, sizeof(own));
+	d = opendir(run_base);
 
 	while (s != NULL && d != NULL && (e = readdir(d)) != NULL) {
 		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
@@ -284,15 +279,17 @@ launch_clean_stale(const char *run_base)
 	return n;
 }
 
-int
-launch_find(const char *run_base, const char *name, char *dir_out, size_t cap, struct ps_err *err)
+int launch_find(const char *run_base, const char *name, char *dir_out, size_t cap, struct ps_err *err)
 {
 	struct launch_state *s = malloc(sizeof(*s));
-	DIR *d = opendir(run_base);
-	char dir[PATH_MAX], up[600] = "";
+	char dir[PATH_MAX + 300], own[PATH_MAX], up[600] = "";
 	struct dirent *e;
 	size_t o = 0;
 	int rc = -ENOENT;
+	DIR *d;
+
+	run_base = base_or_own(run_base, own, sizeof(own));
+	d = opendir(run_base);
 
 	while (s != NULL && d != NULL && rc != 0 && (e = readdir(d)) != NULL) {
 		if (e->d_name[0] == '.')
@@ -305,8 +302,7 @@ launch_find(const char *run_base, const char *name, char *dir_out, size_t cap, s
 			rc = 0;
 		}
 		if (o < sizeof(up) - 80)
-			o += (size_t)snprintf(up + o, sizeof(up) - o, "%s%.64s", o ? ", " : "",
-					      e->d_name);
+			o += (size_t)snprintf(up + o, sizeof(up) - o, "%s%.64s", o ? ", " : "", e->d_name);
 	}
 	if (d != NULL)
 		closedir(d);

@@ -8,8 +8,7 @@
 
 #include "topology/file.h"
 
-const char *
-topo_driver_name(enum topo_driver d)
+const char *topo_driver_name(enum topo_driver d)
 {
 	switch (d) {
 	case TOPO_DRIVER_MEMIF:
@@ -22,8 +21,7 @@ topo_driver_name(enum topo_driver d)
 	return "unknown";
 }
 
-static int
-set_topology_path(const char *path, struct topology *t, struct ps_err *err)
+static int set_topology_path(const char *path, struct topology *t, struct ps_err *err)
 {
 	char real[PATH_MAX];
 
@@ -37,9 +35,8 @@ set_topology_path(const char *path, struct topology *t, struct ps_err *err)
 	return 0;
 }
 
-int
-topo_load(const char *path, const struct topo_overrides *ov, struct topology **topo_out,
-	  struct ps_err *err)
+int topo_load(const char *path, const struct topo_overrides *ov, struct topology **topo_out,
+	      struct ps_err *err)
 {
 	struct topology *t = calloc(1, sizeof(*t));
 	struct topo_file *f = calloc(1, sizeof(*f));
@@ -70,35 +67,34 @@ out_free:
 	return rc;
 }
 
-void
-topo_free(struct topology *t)
+void topo_free(struct topology *t)
 {
 	free(t);
 }
 
-static int
-fail_range(const struct topology *t, uint32_t i, uint32_t next, uint32_t n_layers, struct ps_err *err)
+static int fail_range(const struct topology *t, uint32_t i, uint32_t next, uint32_t n_layers,
+		      struct ps_err *err)
 {
 	const struct topo_proc *p = &t->procs[i];
 
-	return ps_err_set(err, -EINVAL,
-			  "%s: found blocks %u-%u in stage '%s'; expected a range that starts at %u%s, so that "
-			  "the stages hold all %u blocks (0-%u) of the model",
-			  t->path, p->block_first, p->block_last - 1, p->name, next,
-			  i + 1 == t->n_stages ? " and ends at the model's last block" : "", n_layers,
-			  n_layers - 1);
+	return ps_err_set(
+	    err, -EINVAL,
+	    "%s: found blocks %u-%u in stage '%s'; expected a range that starts at %u%s, so that "
+	    "the stages hold all %u blocks (0-%u) of the model",
+	    t->path, p->block_first, p->block_last - 1, p->name, next,
+	    i + 1 == t->n_stages ? " and ends at the model's last block" : "", n_layers, n_layers - 1);
 }
 
-int
-topo_set_blocks(struct topology *t, uint32_t n_layers, const uint32_t *cuts, struct ps_err *err)
+int topo_set_blocks(struct topology *t, uint32_t n_layers, const uint32_t *cuts, struct ps_err *err)
 {
 	uint32_t next = 0;
 
 	if (n_layers < t->n_stages)
-		return ps_err_set(err, -EINVAL,
-				  "%s: found %u stages for a model of %u blocks; expected at most one stage a "
-				  "block",
-				  t->path, t->n_stages, n_layers);
+		return ps_err_set(
+		    err, -EINVAL,
+		    "%s: found %u stages for a model of %u blocks; expected at most one stage a "
+		    "block",
+		    t->path, t->n_stages, n_layers);
 	for (uint32_t i = 0; i < t->n_stages; i++) {
 		struct topo_proc *p = &t->procs[i];
 
@@ -118,8 +114,7 @@ topo_set_blocks(struct topology *t, uint32_t n_layers, const uint32_t *cuts, str
 	return 0;
 }
 
-const struct topo_proc *
-topo_find_proc(const struct topology *t, const char *name, struct ps_err *err)
+const struct topo_proc *topo_find_proc(const struct topology *t, const char *name, struct ps_err *err)
 {
 	char names[700] = "";
 	size_t o = 0;
@@ -135,8 +130,7 @@ topo_find_proc(const struct topology *t, const char *name, struct ps_err *err)
 	return NULL;
 }
 
-uint32_t
-topo_gateway(const struct topology *t)
+uint32_t topo_gateway(const struct topology *t)
 {
 	return t->n_procs - 1;
 }
@@ -145,8 +139,7 @@ topo_gateway(const struct topology *t)
 
 /* FNV-1a, 64 bits (Fowler, Noll, Vo). Numbers go in as eight little-endian bytes and texts
  * with their terminator, so that neighbours cannot run into each other. */
-static uint64_t
-hash_u64(uint64_t h, uint64_t v)
+static uint64_t hash_u64(uint64_t h, uint64_t v)
 {
 	for (int i = 0; i < 8; i++) {
 		h = (h ^ (v & 0xff)) * 0x100000001b3ull;
@@ -155,8 +148,7 @@ hash_u64(uint64_t h, uint64_t v)
 	return h;
 }
 
-static uint64_t
-hash_text(uint64_t h, const char *s)
+static uint64_t hash_text(uint64_t h, const char *s)
 {
 	do
 		h = (h ^ (uint8_t)*s) * 0x100000001b3ull;
@@ -164,8 +156,7 @@ hash_text(uint64_t h, const char *s)
 	return h;
 }
 
-static uint64_t
-hash_link(uint64_t h, const struct topo_link *l)
+static uint64_t hash_link(uint64_t h, const struct topo_link *l)
 {
 	h = hash_u64(h, l->id);
 	h = hash_u64(h, l->driver);
@@ -186,8 +177,7 @@ hash_link(uint64_t h, const struct topo_link *l)
 
 /* Not hashed: where files lie, and how a host runs its processes (cores, threads, idling,
  * hugepages, namespaces, capture), which may differ between copies of one deployment's file. */
-uint64_t
-topo_hash(const struct topology *t)
+uint64_t topo_hash(const struct topology *t)
 {
 	const char *slash = strrchr(t->model.path, '/');
 	uint64_t h = hash_text(0xcbf29ce484222325ull, t->name);

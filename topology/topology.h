@@ -15,13 +15,13 @@
 
 #include "base/err.h"
 
-#define TOPO_NAME_BYTES  32u
-#define TOPO_PATH_BYTES  512u
-#define TOPO_MAX_NODES   64u
-#define TOPO_MAX_STAGES  64u
-#define TOPO_MAX_PROCS   (TOPO_MAX_STAGES + 1u)
-#define TOPO_MAX_LINKS   (TOPO_MAX_STAGES + 1u)
-#define TOPO_MAX_CORES   64u
+#define TOPO_NAME_BYTES 32u
+#define TOPO_PATH_BYTES 512u
+#define TOPO_MAX_NODES  64u
+#define TOPO_MAX_STAGES 64u
+#define TOPO_MAX_PROCS  (TOPO_MAX_STAGES + 1u)
+#define TOPO_MAX_LINKS  (TOPO_MAX_STAGES + 1u)
+#define TOPO_MAX_CORES  64u
 
 enum topo_driver { TOPO_DRIVER_MEMIF, TOPO_DRIVER_AF_XDP, TOPO_DRIVER_LOOPBACK };
 enum topo_idle { TOPO_IDLE_ADAPTIVE, TOPO_IDLE_SPIN };
@@ -29,9 +29,9 @@ enum topo_tristate { TOPO_AUTO, TOPO_ON, TOPO_OFF };
 
 struct topo_node {
 	char name[TOPO_NAME_BYTES];
-	char host[64];             /* "local" for this machine; others need a later launcher */
+	char host[64];               /* "local" for this machine; others need a later launcher */
 	char netns[TOPO_NAME_BYTES]; /* network namespace that the local launcher makes, or "" */
-	uint32_t hugepages_mb;     /* per process; 0: run without hugepages */
+	uint32_t hugepages_mb;       /* per process; 0: run without hugepages */
 };
 
 struct topo_proc {
@@ -41,47 +41,47 @@ struct topo_proc {
 	/* stages */
 	char device[TOPO_NAME_BYTES];
 	uint32_t block_first, block_last; /* [first, last); both 0 for "auto" until topo_set_blocks */
-	bool blocks_auto;          /* until topo_write: a written file has the ranges that were set */
-	uint32_t n_threads;        /* 0: one a core that the node has for it */
+	bool blocks_auto;                 /* until topo_write: a written file has the ranges that were set */
+	uint32_t n_threads;               /* 0: one a core that the node has for it */
 	enum topo_idle idle;
 	int cores[TOPO_MAX_CORES]; /* compute threads' */
 	uint32_t n_cores;
-	int io_core;               /* -1: not pinned */
+	int io_core; /* -1: not pinned */
 };
 
 struct topo_link_end {
 	uint32_t proc;
 	char iface[TOPO_NAME_BYTES]; /* af_xdp: interface in the process's namespace; memif: "" */
-	uint32_t ip;               /* host byte order */
+	uint32_t ip;                 /* host byte order */
 	uint32_t prefix_len;
 	uint16_t udp_port;
-	uint8_t mac[6];            /* all zero: ask the kernel's neighbour table */
+	uint8_t mac[6]; /* all zero: ask the kernel's neighbour table */
 };
 
 struct topo_link {
-	uint16_t id;               /* 1-based */
+	uint16_t id; /* 1-based */
 	enum topo_driver driver;
 	uint32_t mtu;
-	bool veth;                 /* the local launcher makes a veth pair for it */
+	bool veth;                   /* the local launcher makes a veth pair for it */
 	struct topo_link_end end[2]; /* end 0 is upstream */
 };
 
 struct topo_wire {
-	enum topo_driver driver;   /* default of links between nodes; links inside one are memif */
+	enum topo_driver driver; /* default of links between nodes; links inside one are memif */
 	uint32_t mtu;
-	uint32_t window_bytes;     /* 0: auto */
-	uint32_t slots;            /* messages in flight a direction */
+	uint32_t window_bytes;       /* 0: auto */
+	uint32_t slots;              /* messages in flight a direction */
 	enum topo_tristate checksum; /* payload CRC: auto = on for all but memif */
 	uint32_t dead_after_ms;
 	uint16_t udp_port;
-	bool capture;              /* dpdk-dumpcap may attach */
+	bool capture; /* dpdk-dumpcap may attach */
 };
 
 struct topo_model {
 	char path[TOPO_PATH_BYTES]; /* absolute, or relative to the topology file's folder resolved */
-	uint32_t context;          /* positions a sequence; 0: the model's, at most 4096 */
-	uint32_t max_sequences;    /* KV slots */
-	uint32_t max_batch_tokens; /* rows of one activation message */
+	uint32_t context;           /* positions a sequence; 0: the model's, at most 4096 */
+	uint32_t max_sequences;     /* KV slots */
+	uint32_t max_batch_tokens;  /* rows of one activation message */
 };
 
 struct topology {
@@ -91,7 +91,8 @@ struct topology {
 	uint32_t n_nodes;
 	struct topo_proc procs[TOPO_MAX_PROCS]; /* stages in pipeline order, then the gateway */
 	uint32_t n_procs, n_stages;
-	struct topo_link links[TOPO_MAX_LINKS]; /* n_stages + 1 of them: links[i] enters stage i, the last the gateway */
+	struct topo_link
+	    links[TOPO_MAX_LINKS]; /* n_stages + 1 of them: links[i] enters stage i, the last the gateway */
 	uint32_t n_links;
 	struct topo_wire wire;
 	struct topo_model model;
@@ -100,8 +101,8 @@ struct topology {
 /* What the command line overrides before defaults and derivation. Zero/NULL: keep the file's. */
 struct topo_overrides {
 	const char *model;
-	int driver;                /* enum topo_driver, or -1 */
-	uint32_t n_stages;         /* replaces the stages by N with automatic ranges on the same nodes */
+	int driver;        /* enum topo_driver, or -1 */
+	uint32_t n_stages; /* replaces the stages by N with automatic ranges on the same nodes */
 	bool no_hugepages;
 };
 
@@ -116,7 +117,8 @@ int ps_warn_unused topo_write(const struct topology *t, const char *path, struct
 
 /* Fills automatic block ranges from cuts[n_stages + 1], or checks given ones against the
  * model's n_layers: contiguous, complete. -EINVAL with the ranges named. */
-int ps_warn_unused topo_set_blocks(struct topology *t, uint32_t n_layers, const uint32_t *cuts, struct ps_err *err);
+int ps_warn_unused topo_set_blocks(struct topology *t, uint32_t n_layers, const uint32_t *cuts,
+				   struct ps_err *err);
 
 /* NULL and a text with the known names where there is none. */
 const struct topo_proc *topo_find_proc(const struct topology *t, const char *name, struct ps_err *err);

@@ -8,20 +8,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char *
-idle_name(enum topo_idle idle)
+static const char *idle_name(enum topo_idle idle)
 {
 	return idle == TOPO_IDLE_SPIN ? "spin" : "adaptive";
 }
 
-static const char *
-tristate_name(enum topo_tristate v)
+static const char *tristate_name(enum topo_tristate v)
 {
 	return v == TOPO_AUTO ? "auto" : v == TOPO_ON ? "on" : "off";
 }
 
-static void
-write_quoted(FILE *f, const char *s)
+static void write_quoted(FILE *f, const char *s)
 {
 	fputc('"', f);
 	for (; *s != '\0'; s++) {
@@ -32,8 +29,7 @@ write_quoted(FILE *f, const char *s)
 	fputc('"', f);
 }
 
-static void
-write_proc(FILE *f, const struct topology *t, const struct topo_proc *p)
+static void write_proc(FILE *f, const struct topology *t, const struct topo_proc *p)
 {
 	fprintf(f, "name: \"%s\", node: \"%s\", idle: %s", p->name, t->nodes[p->node].name,
 		idle_name(p->idle));
@@ -54,13 +50,12 @@ write_proc(FILE *f, const struct topology *t, const struct topo_proc *p)
 	}
 }
 
-static void
-write_end(FILE *f, const char *side, const struct topo_link_end *e)
+static void write_end(FILE *f, const char *side, const struct topo_link_end *e)
 {
 	static const uint8_t none[6];
 
-	fprintf(f, ", %s_address: %u.%u.%u.%u/%u", side, e->ip >> 24, e->ip >> 16 & 255,
-		e->ip >> 8 & 255, e->ip & 255, e->prefix_len);
+	fprintf(f, ", %s_address: %u.%u.%u.%u/%u", side, e->ip >> 24, e->ip >> 16 & 255, e->ip >> 8 & 255,
+		e->ip & 255, e->prefix_len);
 	if (e->iface[0] != '\0')
 		fprintf(f, ", %s_iface: \"%s\"", side, e->iface);
 	if (memcmp(e->mac, none, 6) != 0)
@@ -68,19 +63,17 @@ write_end(FILE *f, const char *side, const struct topo_link_end *e)
 			e->mac[2], e->mac[3], e->mac[4], e->mac[5]);
 }
 
-static void
-write_link(FILE *f, const struct topology *t, const struct topo_link *l)
+static void write_link(FILE *f, const struct topology *t, const struct topo_link *l)
 {
 	fprintf(f, "  - {from: \"%s\", to: \"%s\", driver: %s, mtu: %u, udp_port: %u",
-		t->procs[l->end[0].proc].name, t->procs[l->end[1].proc].name,
-		topo_driver_name(l->driver), l->mtu, l->end[0].udp_port);
+		t->procs[l->end[0].proc].name, t->procs[l->end[1].proc].name, topo_driver_name(l->driver),
+		l->mtu, l->end[0].udp_port);
 	write_end(f, "from", &l->end[0]);
 	write_end(f, "to", &l->end[1]);
 	fprintf(f, "}\n");
 }
 
-static void
-write_all(FILE *f, const struct topology *t)
+static void write_all(FILE *f, const struct topology *t)
 {
 	const struct topo_wire *w = &t->wire;
 
@@ -90,10 +83,9 @@ write_all(FILE *f, const struct topology *t)
 	fprintf(f, "\n  context: %u\n  max_sequences: %u\n  max_batch_tokens: %u\n", t->model.context,
 		t->model.max_sequences, t->model.max_batch_tokens);
 	fprintf(f, "wire: {driver: %s, mtu: %u, window_bytes: %u, slots: %u, checksum: %s, ",
-		topo_driver_name(w->driver), w->mtu, w->window_bytes, w->slots,
-		tristate_name(w->checksum));
-	fprintf(f, "dead_after_ms: %u, udp_port: %u, capture: %s}\nnodes:\n", w->dead_after_ms,
-		w->udp_port, w->capture ? "true" : "false");
+		topo_driver_name(w->driver), w->mtu, w->window_bytes, w->slots, tristate_name(w->checksum));
+	fprintf(f, "dead_after_ms: %u, udp_port: %u, capture: %s}\nnodes:\n", w->dead_after_ms, w->udp_port,
+		w->capture ? "true" : "false");
 	for (uint32_t i = 0; i < t->n_nodes; i++) {
 		const struct topo_node *n = &t->nodes[i];
 
@@ -116,8 +108,7 @@ write_all(FILE *f, const struct topology *t)
 		write_link(f, t, &t->links[i]);
 }
 
-int
-topo_write(const struct topology *t, const char *path, struct ps_err *err)
+int topo_write(const struct topology *t, const char *path, struct ps_err *err)
 {
 	char tmp[TOPO_PATH_BYTES + 16];
 	bool failed;

@@ -9,20 +9,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static struct yr_mark
-mark_of(yaml_mark_t m)
+static struct yr_mark mark_of(yaml_mark_t m)
 {
 	return (struct yr_mark){.line = (uint32_t)m.line + 1, .column = (uint32_t)m.column + 1};
 }
 
-struct yr_mark
-yr_at(const yaml_node_t *n)
+struct yr_mark yr_at(const yaml_node_t *n)
 {
 	return mark_of(n->start_mark);
 }
 
-int
-yr_fail(const struct yr *r, struct yr_mark at, const char *fmt, ...)
+int yr_fail(const struct yr *r, struct yr_mark at, const char *fmt, ...)
 {
 	char text[900];
 	va_list ap;
@@ -34,30 +31,25 @@ yr_fail(const struct yr *r, struct yr_mark at, const char *fmt, ...)
 			  at.column ? at.column : 1, text);
 }
 
-static const char *
-scalar(const yaml_node_t *n)
+static const char *scalar(const yaml_node_t *n)
 {
 	return (const char *)n->data.scalar.value;
 }
 
-static bool
-is_null(const yaml_node_t *n)
+static bool is_null(const yaml_node_t *n)
 {
 	if (n->type != YAML_SCALAR_NODE || n->data.scalar.style != YAML_PLAIN_SCALAR_STYLE)
 		return false;
-	return n->data.scalar.length == 0 || strcmp(scalar(n), "~") == 0 ||
-	       strcmp(scalar(n), "null") == 0;
+	return n->data.scalar.length == 0 || strcmp(scalar(n), "~") == 0 || strcmp(scalar(n), "null") == 0;
 }
 
-bool
-yr_is_text(const yaml_node_t *n, const char *text)
+bool yr_is_text(const yaml_node_t *n, const char *text)
 {
 	return n->type == YAML_SCALAR_NODE && n->data.scalar.length == strlen(text) &&
 	       memcmp(scalar(n), text, strlen(text)) == 0;
 }
 
-const char *
-yr_show(const yaml_node_t *n, char buf[YR_SHOW_BYTES])
+const char *yr_show(const yaml_node_t *n, char buf[YR_SHOW_BYTES])
 {
 	size_t len, i, o = 0;
 
@@ -85,8 +77,7 @@ yr_show(const yaml_node_t *n, char buf[YR_SHOW_BYTES])
 
 /* ---- parsing ---- */
 
-static int
-fail_parser(struct yr *r, const yaml_parser_t *p)
+static int fail_parser(struct yr *r, const yaml_parser_t *p)
 {
 	struct yr_mark at = mark_of(p->problem_mark);
 
@@ -97,8 +88,7 @@ fail_parser(struct yr *r, const yaml_parser_t *p)
 		       p->context ? p->context : "");
 }
 
-static int
-check_event(struct yr *r, const yaml_event_t *ev, uint32_t *depth, uint32_t *documents)
+static int check_event(struct yr *r, const yaml_event_t *ev, uint32_t *depth, uint32_t *documents)
 {
 	const yaml_char_t *anchor = NULL, *tag = NULL;
 
@@ -138,14 +128,12 @@ check_event(struct yr *r, const yaml_event_t *ev, uint32_t *depth, uint32_t *doc
 			       anchor != NULL ? "an anchor" : "a tag");
 	if (*depth > YR_MAX_DEPTH)
 		return yr_fail(r, mark_of(ev->start_mark),
-			       "found values nested deeper than %u; expected fewer levels",
-			       YR_MAX_DEPTH);
+			       "found values nested deeper than %u; expected fewer levels", YR_MAX_DEPTH);
 	return 0;
 }
 
 /* A pass over the events before the document is built: the document API hides anchors. */
-static int
-scan(struct yr *r, const char *bytes, size_t len)
+static int scan(struct yr *r, const char *bytes, size_t len)
 {
 	uint32_t depth = 0, documents = 0;
 	yaml_parser_t p;
@@ -169,8 +157,7 @@ scan(struct yr *r, const char *bytes, size_t len)
 	return rc;
 }
 
-int
-yr_parse(struct yr *r, const char *name, const char *bytes, size_t len, struct ps_err *err)
+int yr_parse(struct yr *r, const char *name, const char *bytes, size_t len, struct ps_err *err)
 {
 	yaml_parser_t p;
 	int rc;
@@ -179,8 +166,8 @@ yr_parse(struct yr *r, const char *name, const char *bytes, size_t len, struct p
 	r->file = name;
 	r->err = err;
 	if (len > YR_MAX_FILE_BYTES)
-		return ps_err_set(err, -EINVAL, "%s:1:1: found %zu bytes; expected at most %u", name,
-				  len, YR_MAX_FILE_BYTES);
+		return ps_err_set(err, -EINVAL, "%s:1:1: found %zu bytes; expected at most %u", name, len,
+				  YR_MAX_FILE_BYTES);
 	rc = scan(r, bytes, len);
 	if (rc != 0)
 		return rc;
@@ -190,17 +177,16 @@ yr_parse(struct yr *r, const char *name, const char *bytes, size_t len, struct p
 	if (!yaml_parser_load(&p, &r->doc))
 		rc = fail_parser(r, &p);
 	yaml_parser_delete(&p);
-	if (rc == 0 && (yaml_document_get_root_node(&r->doc) == NULL ||
-			is_null(yaml_document_get_root_node(&r->doc)))) {
-		rc = ps_err_set(err, -EINVAL, "%s:1:1: found an empty file; expected a mapping of keys",
-				name);
+	if (rc == 0 &&
+	    (yaml_document_get_root_node(&r->doc) == NULL || is_null(yaml_document_get_root_node(&r->doc)))) {
+		rc =
+		    ps_err_set(err, -EINVAL, "%s:1:1: found an empty file; expected a mapping of keys", name);
 		yaml_document_delete(&r->doc);
 	}
 	return rc;
 }
 
-static int
-read_file(const char *path, char **bytes_out, size_t *len_out, struct ps_err *err)
+static int read_file(const char *path, char **bytes_out, size_t *len_out, struct ps_err *err)
 {
 	size_t cap = YR_MAX_FILE_BYTES + 1, len = 0;
 	struct stat st;
@@ -242,8 +228,7 @@ out_fd:
 	return rc;
 }
 
-int
-yr_open(struct yr *r, const char *path, struct ps_err *err)
+int yr_open(struct yr *r, const char *path, struct ps_err *err)
 {
 	char *bytes = NULL;
 	size_t len = 0;
@@ -256,14 +241,12 @@ yr_open(struct yr *r, const char *path, struct ps_err *err)
 	return rc;
 }
 
-void
-yr_close(struct yr *r)
+void yr_close(struct yr *r)
 {
 	yaml_document_delete(&r->doc);
 }
 
-const yaml_node_t *
-yr_root(struct yr *r)
+const yaml_node_t *yr_root(struct yr *r)
 {
 	return yaml_document_get_root_node(&r->doc);
 }
@@ -273,8 +256,7 @@ yr_root(struct yr *r)
 #define NEAR_MAX 40u
 
 /* Edits (insert, delete, replace) between two short texts; Wagner and Fischer, 1974. */
-static size_t
-edits(const char *a, const char *b)
+static size_t edits(const char *a, const char *b)
 {
 	size_t la = strlen(a), lb = strlen(b), row[NEAR_MAX + 1];
 
@@ -287,8 +269,8 @@ edits(const char *a, const char *b)
 
 		row[0] = i;
 		for (size_t j = 1; j <= lb; j++) {
-			size_t best = diag + (tolower((unsigned char)a[i - 1]) !=
-					      tolower((unsigned char)b[j - 1]));
+			size_t best =
+			    diag + (tolower((unsigned char)a[i - 1]) != tolower((unsigned char)b[j - 1]));
 
 			if (row[j] + 1 < best)
 				best = row[j] + 1;
@@ -301,8 +283,7 @@ edits(const char *a, const char *b)
 	return row[lb];
 }
 
-const char *
-yr_nearest(const char *given, const char *const *names, size_t n_names)
+const char *yr_nearest(const char *given, const char *const *names, size_t n_names)
 {
 	size_t best = 1 + strlen(given) / 3;
 	const char *near = NULL;
@@ -320,14 +301,12 @@ yr_nearest(const char *given, const char *const *names, size_t n_names)
 
 /* ---- values ---- */
 
-int
-yr_u64(struct yr *r, const yaml_node_t *n, const char *key, uint64_t min, uint64_t max, uint64_t *out)
+int yr_u64(struct yr *r, const yaml_node_t *n, const char *key, uint64_t min, uint64_t max, uint64_t *out)
 {
 	char show[YR_SHOW_BYTES];
 	uint64_t v = 0;
-	bool ok = n->type == YAML_SCALAR_NODE &&
-		  n->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && n->data.scalar.length > 0 &&
-		  n->data.scalar.length <= 20;
+	bool ok = n->type == YAML_SCALAR_NODE && n->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
+		  n->data.scalar.length > 0 && n->data.scalar.length <= 20;
 
 	for (size_t i = 0; ok && i < n->data.scalar.length; i++) {
 		char c = scalar(n)[i];
@@ -336,22 +315,18 @@ yr_u64(struct yr *r, const yaml_node_t *n, const char *key, uint64_t min, uint64
 		     !__builtin_add_overflow(v, (uint64_t)(c - '0'), &v);
 	}
 	if (!ok || v < min || v > max)
-		return yr_fail(r, yr_at(n),
-			       "found %s for %s; expected a whole number from %llu to %llu",
-			       yr_show(n, show), key, (unsigned long long)min,
-			       (unsigned long long)max);
+		return yr_fail(r, yr_at(n), "found %s for %s; expected a whole number from %llu to %llu",
+			       yr_show(n, show), key, (unsigned long long)min, (unsigned long long)max);
 	*out = v;
 	return 0;
 }
 
-static bool
-name_char(char c, size_t at)
+static bool name_char(char c, size_t at)
 {
 	return isalnum((unsigned char)c) || (at > 0 && (c == '.' || c == '_' || c == '-'));
 }
 
-static int
-read_text(struct yr *r, const yaml_node_t *n, const struct yr_key *k, char *dst)
+static int read_text(struct yr *r, const yaml_node_t *n, const struct yr_key *k, char *dst)
 {
 	bool name = k->kind == YR_NAME;
 	char show[YR_SHOW_BYTES];
@@ -372,8 +347,7 @@ read_text(struct yr *r, const yaml_node_t *n, const struct yr_key *k, char *dst)
 	return 0;
 }
 
-static int
-read_choice(struct yr *r, const yaml_node_t *n, const struct yr_key *k, int *out)
+static int read_choice(struct yr *r, const yaml_node_t *n, const struct yr_key *k, int *out)
 {
 	const char *names[YR_MAX_KEYS], *near = NULL;
 	char list[200] = "", show[YR_SHOW_BYTES];
@@ -389,15 +363,13 @@ read_choice(struct yr *r, const yaml_node_t *n, const struct yr_key *k, int *out
 	}
 	if (n->type == YAML_SCALAR_NODE)
 		near = yr_nearest(scalar(n), names, n_names);
-	return yr_fail(r, yr_at(n), "found %s for %s; expected one of %s%s%s%s", yr_show(n, show),
-		       k->name, list, near ? " (did you mean '" : "", near ? near : "",
-		       near ? "'?)" : "");
+	return yr_fail(r, yr_at(n), "found %s for %s; expected one of %s%s%s%s", yr_show(n, show), k->name,
+		       list, near ? " (did you mean '" : "", near ? near : "", near ? "'?)" : "");
 }
 
 static const struct yr_choice bools[] = {{"true", 1}, {"false", 0}, {NULL, 0}};
 
-static int
-read_value(struct yr *r, const yaml_node_t *n, const struct yr_key *k, void *obj)
+static int read_value(struct yr *r, const yaml_node_t *n, const struct yr_key *k, void *obj)
 {
 	void *field = (char *)obj + k->offset;
 	struct yr_key as_bool = *k;
@@ -433,9 +405,8 @@ read_value(struct yr *r, const yaml_node_t *n, const struct yr_key *k, void *obj
 	return -EINVAL;
 }
 
-static int
-fail_key(struct yr *r, const yaml_node_t *key, const char *what, const struct yr_key *keys,
-	 size_t n_keys)
+static int fail_key(struct yr *r, const yaml_node_t *key, const char *what, const struct yr_key *keys,
+		    size_t n_keys)
 {
 	const char *names[YR_MAX_KEYS], *near = NULL;
 	char list[400] = "", show[YR_SHOW_BYTES];
@@ -448,13 +419,12 @@ fail_key(struct yr *r, const yaml_node_t *key, const char *what, const struct yr
 	}
 	if (key->type == YAML_SCALAR_NODE)
 		near = yr_nearest(scalar(key), names, n_keys);
-	return yr_fail(r, yr_at(key), "found unknown key %s in %s; expected %s%s%s%s%s",
-		       yr_show(key, show), what, near ? "'" : "one of ", near ? near : list,
-		       near ? "' (known keys: " : "", near ? list : "", near ? ")" : "");
+	return yr_fail(r, yr_at(key), "found unknown key %s in %s; expected %s%s%s%s%s", yr_show(key, show),
+		       what, near ? "'" : "one of ", near ? near : list, near ? "' (known keys: " : "",
+		       near ? list : "", near ? ")" : "");
 }
 
-static const struct yr_key *
-find_key(const yaml_node_t *key, const struct yr_key *keys, size_t n_keys)
+static const struct yr_key *find_key(const yaml_node_t *key, const struct yr_key *keys, size_t n_keys)
 {
 	for (size_t i = 0; i < n_keys; i++)
 		if (yr_is_text(key, keys[i].name))
@@ -462,9 +432,8 @@ find_key(const yaml_node_t *key, const struct yr_key *keys, size_t n_keys)
 	return NULL;
 }
 
-int
-yr_mapping(struct yr *r, const yaml_node_t *n, const char *what, const struct yr_key *keys,
-	   size_t n_keys, void *obj)
+int yr_mapping(struct yr *r, const yaml_node_t *n, const char *what, const struct yr_key *keys, size_t n_keys,
+	       void *obj)
 {
 	char show[YR_SHOW_BYTES];
 	uint32_t seen = 0;
@@ -484,9 +453,8 @@ yr_mapping(struct yr *r, const yaml_node_t *n, const char *what, const struct yr
 			return fail_key(r, key, what, keys, n_keys);
 		bit = 1u << (k - keys);
 		if (seen & bit)
-			return yr_fail(r, yr_at(key),
-				       "found key '%s' again in %s; expected each key once", k->name,
-				       what);
+			return yr_fail(r, yr_at(key), "found key '%s' again in %s; expected each key once",
+				       k->name, what);
 		seen |= bit;
 		rc = read_value(r, value, k, obj);
 		if (rc != 0)
@@ -496,14 +464,13 @@ yr_mapping(struct yr *r, const yaml_node_t *n, const char *what, const struct yr
 	}
 	for (size_t i = 0; i < n_keys; i++)
 		if (keys[i].required && !(seen & (1u << i)))
-			return yr_fail(r, yr_at(n), "found no '%s' in %s; expected the key %s",
-				       keys[i].name, what, keys[i].name);
+			return yr_fail(r, yr_at(n), "found no '%s' in %s; expected the key %s", keys[i].name,
+				       what, keys[i].name);
 	return 0;
 }
 
-int
-yr_list(struct yr *r, const yaml_node_t *n, const char *what, size_t max_items,
-	int (*item)(struct yr *r, const yaml_node_t *value, void *obj), void *obj)
+int yr_list(struct yr *r, const yaml_node_t *n, const char *what, size_t max_items,
+	    int (*item)(struct yr *r, const yaml_node_t *value, void *obj), void *obj)
 {
 	char show[YR_SHOW_BYTES];
 	size_t count = 0;

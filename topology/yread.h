@@ -25,7 +25,7 @@ struct yr_mark {
 };
 
 struct yr {
-	const char *file;    /* as it appears in error texts; borrowed */
+	const char *file; /* as it appears in error texts; borrowed */
 	yaml_document_t doc;
 	struct ps_err *err;
 };
@@ -54,7 +54,7 @@ struct yr_key {
 	const struct yr_choice *choices; /* ended by a NULL name */
 	int (*custom)(struct yr *r, const yaml_node_t *value, void *obj);
 	bool required;
-	size_t mark_offset;              /* of a yr_mark that takes the value's place, 0: none */
+	size_t mark_offset; /* of a yr_mark that takes the value's place, 0: none */
 };
 
 /* Reads and parses a file; -errno, or -EINVAL for what is no YAML or beyond the bounds. */
@@ -77,16 +77,16 @@ const char *yr_show(const yaml_node_t *n, char buf[YR_SHOW_BYTES]);
 bool yr_is_text(const yaml_node_t *n, const char *text);
 
 /* Fills `obj` from a mapping. `what` names the mapping in errors ("a stage"). */
-int ps_warn_unused yr_mapping(struct yr *r, const yaml_node_t *n, const char *what,
-			      const struct yr_key *keys, size_t n_keys, void *obj);
+int ps_warn_unused yr_mapping(struct yr *r, const yaml_node_t *n, const char *what, const struct yr_key *keys,
+			      size_t n_keys, void *obj);
 
 /* Calls `item` for each element of a list of at most max_items; `what` as in "a list of stages". */
 int ps_warn_unused yr_list(struct yr *r, const yaml_node_t *n, const char *what, size_t max_items,
 			   int (*item)(struct yr *r, const yaml_node_t *value, void *obj), void *obj);
 
 /* Single values, for custom readers. */
-int ps_warn_unused yr_u64(struct yr *r, const yaml_node_t *n, const char *key, uint64_t min,
-			  uint64_t max, uint64_t *out);
+int ps_warn_unused yr_u64(struct yr *r, const yaml_node_t *n, const char *key, uint64_t min, uint64_t max,
+			  uint64_t *out);
 
 /* The name nearest to `given`, or NULL when none is near. */
 const char *yr_nearest(const char *given, const char *const *names, size_t n_names);

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Stands in for the penstock program in the launcher's tests: $FAKE_MODE says how it behaves.
 echo "args: $*"
-kind=$1
 while [ $# -gt 0 ]; do
 	case $1 in
 	--name) name=$2 ;;

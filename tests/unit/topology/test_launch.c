@@ -18,8 +18,7 @@
 
 static char base[64], fake[512];
 
-static struct topology *
-load(const char *body)
+static struct topology *load(const char *body)
 {
 	struct topology *t = NULL;
 	struct ps_err err = {""};
@@ -39,12 +38,11 @@ load(const char *body)
 }
 
 #define MEMIF "nodes: [{name: a, hugepages_mb: 0}]\nstages: [{}, {}]\n"
-#define XDP                                                                                        \
-	"wire: {driver: af_xdp}\nnodes: [{name: a, hugepages_mb: 0}, {name: b, hugepages_mb: 0}]\n" \
+#define XDP                                                                                                  \
+	"wire: {driver: af_xdp}\nnodes: [{name: a, hugepages_mb: 0}, {name: b, hugepages_mb: 0}]\n"          \
 	"stages: [{node: a}, {node: b}]\n"
 
-static int
-set_up(void **state)
+static int set_up(void **state)
 {
 	(void)state;
 	strcpy(base, "/tmp/tl.XXXXXX");
@@ -56,22 +54,19 @@ set_up(void **state)
 }
 
 /* Fails when a test has left a run directory behind. */
-static int
-tear_down(void **state)
+static int tear_down(void **state)
 {
 	(void)state;
 	return rmdir(base);
 }
 
-static struct launch_opts
-opts(const char *mode)
+static struct launch_opts opts(const char *mode)
 {
 	setenv("FAKE_MODE", mode, 1);
 	return (struct launch_opts){.run_base = base, .penstock_exe = fake, .ready_timeout_ms = 10000};
 }
 
-static struct launch *
-up_ok(const struct topology *t, const struct launch_opts *o)
+static struct launch *up_ok(const struct topology *t, const struct launch_opts *o)
 {
 	struct launch *l = NULL;
 	struct ps_err err = {""};
@@ -82,8 +77,7 @@ up_ok(const struct topology *t, const struct launch_opts *o)
 	return l;
 }
 
-static void
-read_log(const struct launch *l, const char *name, char *buf, size_t cap)
+static void read_log(const struct launch *l, const char *name, char *buf, size_t cap)
 {
 	char path[256];
 	FILE *f;
@@ -95,8 +89,7 @@ read_log(const struct launch *l, const char *name, char *buf, size_t cap)
 	fclose(f);
 }
 
-static void
-assert_gone(const struct launch_state *s)
+static void assert_gone(const struct launch_state *s)
 {
 	for (uint32_t i = 0; i < s->n_procs; i++)
 		assert_true(launch_start_ticks((pid_t)s->procs[i].pid) != s->procs[i].start_ticks);
@@ -104,11 +97,10 @@ assert_gone(const struct launch_state *s)
 		assert_false(netns_exists(s->netns[i].name));
 }
 
-static void
-test_up_down(void **state)
+static void test_up_down(void **state)
 {
 	struct topology *t = load(MEMIF);
-	char *eal[] = {(char *)(uintptr_t)"--log-level=7"};
+	char *eal[] = {(char *)(uintptr_t) "--log-level=7"};
 	struct launch_opts o = opts("ok");
 	struct launch_state s;
 	struct launch_exit gone;
@@ -130,9 +122,10 @@ test_up_down(void **state)
 	for (uint32_t i = 0; i < 3; i++)
 		assert_true(launch_start_ticks((pid_t)s.procs[i].pid) == s.procs[i].start_ticks);
 	read_log(l, "s1", log, sizeof(log));
-	snprintf(path, sizeof(path),
-		 "args: stage --log-level=7 -- --run-dir %s --topology %s/topology.yaml --name s1 --ready-fd ",
-		 dir, dir);
+	snprintf(
+	    path, sizeof(path),
+	    "args: stage --log-level=7 -- --run-dir %s --topology %s/topology.yaml --name s1 --ready-fd ",
+	    dir, dir);
 	assert_non_null(strstr(log, path));
 	read_log(l, "gateway", log, sizeof(log));
 	assert_non_null(strstr(log, "args: gateway "));
@@ -146,8 +139,7 @@ test_up_down(void **state)
 	topo_free(t);
 }
 
-static void
-test_killed_process(void **state)
+static void test_killed_process(void **state)
 {
 	struct topology *t = load(MEMIF);
 	struct launch_opts o = opts("ok");
@@ -169,8 +161,7 @@ test_killed_process(void **state)
 	topo_free(t);
 }
 
-static void
-fails(const char *mode, uint32_t timeout_ms, int rc, const char *text)
+static void fails(const char *mode, uint32_t timeout_ms, int rc, const char *text)
 {
 	struct topology *t = load(MEMIF);
 	struct launch_opts o = opts(mode);
@@ -186,8 +177,7 @@ fails(const char *mode, uint32_t timeout_ms, int rc, const char *text)
 	topo_free(t);
 }
 
-static void
-test_failures(void **state)
+static void test_failures(void **state)
 {
 	(void)state;
 	fails("die", 10000, -ECHILD, "s1 ended with status 3; its last lines: ");
@@ -196,15 +186,13 @@ test_failures(void **state)
 	fails("wrong", 10000, -EPROTO, "s1 wrote a wrong byte");
 }
 
-static void
-test_closed_ready(void **state)
+static void test_closed_ready(void **state)
 {
 	(void)state;
 	fails("close", 10000, -EPROTO, "s1 closed its ready pipe without READY");
 }
 
-static void
-test_refused(void **state)
+static void test_refused(void **state)
 {
 	char deep[200];
 	struct topology *t = load("nodes: [{name: a, host: far}]\nstages: [{}]\n");
@@ -234,8 +222,7 @@ test_refused(void **state)
 	topo_free(t);
 }
 
-static void
-test_detached(void **state)
+static void test_detached(void **state)
 {
 	struct topology *t = load(MEMIF);
 	struct launch_opts o = opts("ok");
@@ -264,8 +251,7 @@ test_detached(void **state)
 }
 
 /* A launcher that is killed: its processes end, and the next start finds its remains. */
-static void
-killed_launcher(const char *body)
+static void killed_launcher(const char *body)
 {
 	struct topology *t = load(body);
 	struct launch_opts o = opts("ok");
@@ -299,23 +285,20 @@ killed_launcher(const char *body)
 	topo_free(t);
 }
 
-static void
-test_killed_launcher(void **state)
+static void test_killed_launcher(void **state)
 {
 	(void)state;
 	killed_launcher(MEMIF);
 }
 
-static void
-on_signal(int sig)
+static void on_signal(int sig)
 {
 	(void)sig;
 	_exit(42);
 }
 
 /* Ctrl-C in the middle of a start that would take for ever. */
-static void
-interrupted(const char *body)
+static void interrupted(const char *body)
 {
 	struct topology *t = load(body);
 	struct launch_opts o = opts("hang");
@@ -345,16 +328,14 @@ interrupted(const char *body)
 	topo_free(t);
 }
 
-static void
-test_interrupted(void **state)
+static void test_interrupted(void **state)
 {
 	(void)state;
 	interrupted(MEMIF);
 }
 
 /* A pid in the state that by now is someone else's must not be touched. */
-static void
-test_reused_pid(void **state)
+static void test_reused_pid(void **state)
 {
 	struct launch_state s = {.name = "utest", .launcher_pid = 1, .n_procs = 1};
 	struct ps_err err = {""};
@@ -367,8 +348,8 @@ test_reused_pid(void **state)
 		pause();
 		_exit(0);
 	}
-	s.procs[0] = (struct launch_state_proc){.name = "s0", .pid = (uint32_t)pid,
-						.start_ticks = launch_start_ticks(pid) - 1};
+	s.procs[0] = (struct launch_state_proc){
+	    .name = "s0", .pid = (uint32_t)pid, .start_ticks = launch_start_ticks(pid) - 1};
 	snprintf(dir, sizeof(dir), "%s/utest", base);
 	assert_int_equal(mkdir(dir, 0700), 0);
 	assert_int_equal(launch_state_write(dir, &s, &err), 0);
@@ -378,11 +359,11 @@ test_reused_pid(void **state)
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 }
 
-static void
-test_torn_state(void **state)
+static void test_torn_state(void **state)
 {
-	static const char *const texts[] = {"", "name: [", "name: x\n", "name: x\nlauncher_pid: 0\n",
-					    "name: x\nlauncher_pid: 5\nlauncher_start_ticks: 1\nprocesses: 3\n"};
+	static const char *const texts[] = {
+	    "", "name: [", "name: x\n", "name: x\nlauncher_pid: 0\n",
+	    "name: x\nlauncher_pid: 5\nlauncher_start_ticks: 1\nprocesses: 3\n"};
 	struct ps_err err;
 	char dir[128], path[160];
 
@@ -402,8 +383,7 @@ test_torn_state(void **state)
 	rmdir(dir);
 }
 
-static bool
-no_namespaces(void)
+static bool no_namespaces(void)
 {
 	struct ps_err err = {""};
 	int rc = geteuid() == 0 ? netns_add("utest-probe", &err) : -EPERM;
@@ -415,8 +395,7 @@ no_namespaces(void)
 	return rc != 0;
 }
 
-static void
-test_namespaces(void **state)
+static void test_namespaces(void **state)
 {
 	struct launch_opts o = opts("ok");
 	struct launch_state s;
@@ -439,7 +418,12 @@ test_namespaces(void **state)
 	assert_null(strstr(log, "/sys/class/net/ps2a"));
 	{
 		/* The pair carries traffic both ways, and neighbours are known without asking. */
-		const char *const ping[] = {"ip", "netns", "exec", s.netns[0].name, "sh", "-c",
+		const char *const ping[] = {"ip",
+					    "netns",
+					    "exec",
+					    s.netns[0].name,
+					    "sh",
+					    "-c",
 					    "ip -d link show ps2a | grep -q 'mtu 3420' && "
 					    "ip neigh show dev ps2a | grep -q '10.80.2.2 .*PERMANENT' && "
 					    "ip addr show ps2a | grep -q '10.80.2.1/30'",
@@ -452,8 +436,7 @@ test_namespaces(void **state)
 	topo_free(t);
 }
 
-static void
-test_namespaces_killed(void **state)
+static void test_namespaces_killed(void **state)
 {
 	(void)state;
 	if (no_namespaces())
@@ -462,8 +445,7 @@ test_namespaces_killed(void **state)
 	interrupted(XDP);
 }
 
-static void
-test_named_namespace_taken(void **state)
+static void test_named_namespace_taken(void **state)
 {
 	struct launch_opts o = opts("ok");
 	struct launch *l = NULL;
@@ -482,16 +464,23 @@ test_named_namespace_taken(void **state)
 	topo_free(t);
 }
 
-int
-main(void)
+int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
-		T(test_up_down),         T(test_killed_process), T(test_failures),
-		T(test_closed_ready),    T(test_refused),        T(test_detached),
-		T(test_killed_launcher), T(test_interrupted),    T(test_reused_pid),
-		T(test_torn_state),      T(test_namespaces),     T(test_namespaces_killed),
-		T(test_named_namespace_taken),
+	    T(test_up_down),
+	    T(test_killed_process),
+	    T(test_failures),
+	    T(test_closed_ready),
+	    T(test_refused),
+	    T(test_detached),
+	    T(test_killed_launcher),
+	    T(test_interrupted),
+	    T(test_reused_pid),
+	    T(test_torn_state),
+	    T(test_namespaces),
+	    T(test_namespaces_killed),
+	    T(test_named_namespace_taken),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

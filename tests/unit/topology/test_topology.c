@@ -18,8 +18,7 @@
 
 static char dir[64];
 
-static const char *
-put(const char *text, size_t len)
+static const char *put(const char *text, size_t len)
 {
 	static char path[128];
 	FILE *f;
@@ -32,16 +31,14 @@ put(const char *text, size_t len)
 	return path;
 }
 
-static int
-make_dir(void **state)
+static int make_dir(void **state)
 {
 	(void)state;
 	strcpy(dir, "/tmp/test_topology.XXXXXX");
 	return mkdtemp(dir) == NULL;
 }
 
-static int
-remove_dir(void **state)
+static int remove_dir(void **state)
 {
 	char path[128];
 
@@ -53,8 +50,7 @@ remove_dir(void **state)
 	return rmdir(dir);
 }
 
-static struct topology *
-load_ok(const char *text, const struct topo_overrides *ov)
+static struct topology *load_ok(const char *text, const struct topo_overrides *ov)
 {
 	struct topology *t = NULL;
 	struct ps_err err = {""};
@@ -71,147 +67,149 @@ load_ok(const char *text, const struct topo_overrides *ov)
 struct bad {
 	const char *text;
 	uint32_t line, column;
-	const char *found;    /* each must be in the error */
+	const char *found; /* each must be in the error */
 	const char *expected;
 };
 
-#define TWO_HOSTS                                                                                  \
-	HEAD "wire: {driver: af_xdp}\n"                                                            \
-	     "nodes: [{name: a}, {name: b, host: far}]\n"                                          \
+#define TWO_HOSTS                                                                                            \
+	HEAD "wire: {driver: af_xdp}\n"                                                                      \
+	     "nodes: [{name: a}, {name: b, host: far}]\n"                                                    \
 	     "stages: [{node: a}, {node: b}]\n"
-#define FULL(from, to, fi, fa, ti, ta)                                                             \
-	"{from: " from ", to: " to ", from_iface: " fi ", from_address: " fa ", to_iface: " ti    \
+#define FULL(from, to, fi, fa, ti, ta)                                                                       \
+	"{from: " from ", to: " to ", from_iface: " fi ", from_address: " fa ", to_iface: " ti               \
 	", to_address: " ta "}"
 
 static const struct bad bads[] = {
-	/* no YAML, or not this kind */
-	{"", 1, 1, "empty file", "mapping"},
-	{"# only a comment\n", 1, 1, "empty file", "mapping"},
-	{"just text\n", 1, 1, "'just text'", "mapping"},
-	{"- a\n- b\n", 1, 1, "a list", "mapping"},
-	{"version: [1\nname: x\n", 2, 5, "no YAML", "YAML"},
-	{"version: 1\n\tname: x\n", 2, 1, "no YAML", "YAML"},
-	{"version: &a 1\n", 1, 10, "anchor", "plain value"},
-	{"version: 1\nname: *a\n", 2, 7, "alias", "value itself"},
-	{"version: !!int 1\n", 1, 10, "tag", "plain value"},
-	{"version: 1\n---\nversion: 1\n", 2, 1, "second document", "one document"},
-	{"a: [[[[[[[[[1]]]]]]]]]\n", 1, 11, "nested deeper", "fewer levels"},
-	{"? [1]\n: 2\n", 1, 3, "unknown key a list", "version"},
-	/* top level */
-	{"name: x\nstages: [{}]\n", 1, 1, "no 'version'", "version"},
-	{"version: 2\n", 1, 10, "'2'", "from 1 to 1"},
-	{"version: one\n", 1, 10, "'one'", "whole number"},
-	{"version: \"1\"\n", 1, 10, "'1'", "whole number"},
-	{HEAD, 1, 1, "no 'stages'", "key stages"},
-	{"version: 1\nstages: [{}]\n", 1, 1, "no 'model'", "--model"},
-	{HEAD "stage: []\n", 3, 1, "unknown key 'stage'", "'stages'"},
-	{HEAD "zzz: 1\nstages: [{}]\n", 3, 1, "unknown key 'zzz'", "one of version, name"},
-	{HEAD "version: 1\n", 3, 1, "'version' again", "once"},
-	{HEAD "name: a b\n", 3, 7, "'a b'", "a name"},
-	{HEAD "name: abcdefghijklmnopqrstuvwxyz-0123456789\n", 3, 7, "'abc", "1 to 31"},
-	{HEAD "name:\n", 3, 6, "nothing", "a name"},
-	{"version: 1\nmodel: []\n", 2, 8, "a list", "GGUF"},
-	{"version: 1\nmodel: {context: 1}\n", 2, 8, "no 'path'", "path"},
-	{"version: 1\nmodel: {path: m, contxt: 1}\n", 2, 18, "'contxt'", "'context'"},
-	{"version: 1\nmodel: {path: m, context: -1}\n", 2, 27, "'-1'", "0 to 1048576"},
-	{"version: 1\nmodel: {path: m, max_sequences: 0}\n", 2, 33, "'0'", "1 to 1024"},
-	/* wire */
-	{HEAD "wire: {driver: afxdp}\n", 3, 16, "'afxdp'", "did you mean 'af_xdp'"},
-	{HEAD "wire: {driver: loopback}\n", 3, 16, "'loopback'", "memif, af_xdp"},
-	{HEAD "wire: {mtu: 100}\n", 3, 13, "'100'", "576"},
-	{HEAD "wire: {driver: af_xdp, mtu: 9000}\nstages: [{}]\n", 3, 29, "mtu 9000", "576 to 3442"},
-	{HEAD "wire: {slots: 17}\n", 3, 15, "'17'", "1 to 16"},
-	{HEAD "wire: {udp_port: 70000}\n", 3, 18, "'70000'", "1 to 65535"},
-	{HEAD "wire: {capture: yes}\n", 3, 17, "'yes'", "true, false"},
-	{HEAD "wire: {checksum: maybe}\n", 3, 18, "'maybe'", "auto, on, off"},
-	{HEAD "wire: {dead_after_ms: 99999999999999999999999}\n", 3, 23, "'9999", "600000"},
-	/* nodes */
-	{HEAD "nodes: {name: a}\n", 3, 8, "a mapping", "list of nodes"},
-	{HEAD "nodes: [{}]\n", 3, 9, "no 'name'", "name"},
-	{HEAD "nodes:\n  - name: a\n  - name: a\nstages: [{node: a}]\n", 5, 11, "'a' again", "once"},
-	{HEAD "nodes: [{name: a, hugepages_mb: 63}]\n", 3, 33, "'63'", "even"},
-	{HEAD "nodes: [{name: a, netns: x y}]\n", 3, 26, "'x y'", "a name"},
-	{HEAD "nodes: [{name: a, netns: x}, {name: b, netns: x}]\nstages: [{node: a}]\n", 3, 47,
-	 "netns 'x' again", "namespace"},
-	{HEAD "nodes: [{name: a, host: far, netns: x}]\nstages: [{node: a}]\n", 3, 37, "host 'far'",
-	 "local"},
-	/* stages */
-	{HEAD "stages: []\n", 3, 9, "empty list", "at least one"},
-	{HEAD "stages: 3\n", 3, 9, "'3'", "list of stages"},
-	{HEAD "stages:\n  - name: a\n    blokcs: 0-1\n", 5, 5, "'blokcs'", "'blocks'"},
-	{HEAD "stages: [{blocks: 2-1}]\n", 3, 19, "'2-1'", "range"},
-	{HEAD "stages: [{blocks: 1-2-3}]\n", 3, 19, "'1-2-3'", "range"},
-	{HEAD "stages: [{blocks: [0, 1]}]\n", 3, 19, "a list", "range"},
-	{HEAD "stages: [{blocks: 99999999-1}]\n", 3, 19, "'99999999-1'", "range"},
-	{HEAD "stages: [{blocks: 1-2}]\n", 3, 19, "missing blocks 0-0", "starts at 0"},
-	{HEAD "stages:\n  - {blocks: 0-3}\n  - {blocks: 3-5}\n", 5, 14, "overlapping blocks 3-5",
-	 "starts at 4"},
-	{HEAD "stages:\n  - {blocks: 0-3}\n  - {blocks: 6-7}\n", 5, 14, "missing blocks 4-5",
-	 "starts at 4"},
-	{HEAD "stages: [{blocks: 0-3}, {blocks: auto}]\n", 3, 34, "automatic blocks", "all stages or"},
-	{HEAD "stages: [{name: a}, {name: a}]\n", 3, 28, "'a' again", "name of its own"},
-	{HEAD "stages: [{name: gateway}]\n", 3, 17, "'gateway' again", "name of its own"},
-	{HEAD "stages: [{node: b}]\nnodes: [{name: a}]\n", 3, 17, "node 'b'", "'a'"},
-	{HEAD "stages: [{}]\nnodes: [{name: a}, {name: b}]\n", 3, 10, "no 'node'", "2 nodes"},
-	{HEAD "stages: [{cores: [1, 1]}]\n", 3, 22, "core 1 again", "once"},
-	{HEAD "stages: [{cores: 3}]\n", 3, 18, "'3'", "list of core"},
-	{HEAD "stages: [{threads: 1.5}]\n", 3, 20, "'1.5'", "whole number"},
-	{HEAD "stages: [{idle: sping}]\n", 3, 17, "'sping'", "did you mean 'spin'"},
-	{HEAD "stages: [{}]\ngateway: {device: cpu}\n", 4, 11, "'device'", "one of name, node"},
-	{HEAD "stages: [{}]\ngateway: {node: x}\n", 4, 17, "node 'x'", "'local'"},
-	/* links */
-	{HEAD "stages: [{}]\nlinks: [{from: s0}]\n", 4, 9, "no 'to'", "key to"},
-	{HEAD "stages: [{}]\nlinks: [{from: s0, to: s9}]\n", 4, 24, "nowhere: 's9'", "'s0'"},
-	{HEAD "stages: [{}]\nlinks: [{from: gatewy, to: s0}]\n", 4, 16, "'gatewy'", "'gateway'"},
-	{HEAD "stages: [{}, {}]\nlinks: [{from: s1, to: s0}]\n", 4, 9, "from 's1' to 's0'",
-	 "from 's1' to 'gateway'"},
-	{HEAD "stages: [{}]\nlinks:\n- {from: s0, to: gateway}\n- {from: s0, to: gateway}\n", 6, 3,
-	 "again", "once"},
-	{HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, driver: af_xdp}]\n", 4, 41,
-	 "share node 'local'", "memif"},
-	{HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_iface: e0}]\n", 4, 45,
-	 "interface 'e0' on a memif link", "none"},
-	{HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, to_iface: abcdefghijklmnop}]\n", 4, 43,
-	 "'abcdefghijklmnop'", "1 to 15"},
-	{HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_address: 10.0.0.1}]\n", 4, 47,
-	 "'10.0.0.1'", "10.0.0.1/30"},
-	{HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_address: 10.0.0.0/30}]\n", 4, 47,
-	 "'10.0.0.0/30'", "host's IPv4"},
-	{HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_address: 127.0.0.1/8}]\n", 4, 47,
-	 "'127.0.0.1/8'", "host's IPv4"},
-	{HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_address: 10.0.0.1/30}]\n", 4, 47,
-	 "one end", "to_address"},
-	{HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_address: 10.0.0.1/30, to_address: "
-	      "10.0.0.5/30}]\n",
-	 4, 72, "different subnets", "one subnet"},
-	{HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_address: 10.0.0.1/30, to_address: "
-	      "10.0.0.1/30}]\n",
-	 4, 72, "10.0.0.1 twice", "its own"},
-	{HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_address: 10.80.1.2/30, to_address: "
-	      "10.80.1.1/30}]\n",
-	 4, 47, "10.80.1.2 twice", "its own"},
-	{HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_mac: \"02:00:00:00:00\"}]\n", 4, 43,
-	 "'02:00:00:00:00'", "MAC"},
-	{HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_mac: \"ff:ff:ff:ff:ff:ff\"}]\n", 4, 43,
-	 "'ff:ff", "MAC"},
-	{HEAD "wire: {driver: memif}\nnodes: [{name: a}, {name: b, host: far}]\nstages: [{node: a}, "
-	      "{node: b}]\n",
-	 5, 21, "memif between", "af_xdp"},
-	{TWO_HOSTS, 5, 21, "no interfaces and addresses", "from_iface"},
-	{TWO_HOSTS "links:\n  - {from: s0, to: s1, from_iface: e0}\n", 7, 5, "no interfaces", "to_address"},
-	{TWO_HOSTS "links:\n  - " FULL("s0", "s1", "e0", "10.0.0.1/24", "e0", "10.0.0.2/24") "\n"
-		   "  - " FULL("s1", "gateway", "e1", "10.0.0.2/24", "e1", "10.0.0.3/24") "\n",
-	 8, 59, "address 10.0.0.2 twice", "its own"},
-	{TWO_HOSTS "links:\n  - " FULL("s0", "s1", "e0", "10.0.0.1/24", "e0", "10.0.0.2/24") "\n"
-		   "  - " FULL("s1", "gateway", "e0", "10.1.0.2/24", "e1", "10.1.0.3/24") "\n",
-	 8, 41, "with two addresses", "one"},
-	{TWO_HOSTS "links:\n  - " FULL("s0", "s1", "e0", "10.0.0.1/24", "e0", "10.0.0.2/24") "\n"
-		   "  - " FULL("s1", "gateway", "e0", "10.0.0.2/24", "e0", "10.0.0.1/24") "\n",
-	 8, 82, "interface 'e0' of node 'a' twice", "its own"},
+    /* no YAML, or not this kind */
+    {"", 1, 1, "empty file", "mapping"},
+    {"# only a comment\n", 1, 1, "empty file", "mapping"},
+    {"just text\n", 1, 1, "'just text'", "mapping"},
+    {"- a\n- b\n", 1, 1, "a list", "mapping"},
+    {"version: [1\nname: x\n", 2, 5, "no YAML", "YAML"},
+    {"version: 1\n\tname: x\n", 2, 1, "no YAML", "YAML"},
+    {"version: &a 1\n", 1, 10, "anchor", "plain value"},
+    {"version: 1\nname: *a\n", 2, 7, "alias", "value itself"},
+    {"version: !!int 1\n", 1, 10, "tag", "plain value"},
+    {"version: 1\n---\nversion: 1\n", 2, 1, "second document", "one document"},
+    {"a: [[[[[[[[[1]]]]]]]]]\n", 1, 11, "nested deeper", "fewer levels"},
+    {"? [1]\n: 2\n", 1, 3, "unknown key a list", "version"},
+    /* top level */
+    {"name: x\nstages: [{}]\n", 1, 1, "no 'version'", "version"},
+    {"version: 2\n", 1, 10, "'2'", "from 1 to 1"},
+    {"version: one\n", 1, 10, "'one'", "whole number"},
+    {"version: \"1\"\n", 1, 10, "'1'", "whole number"},
+    {HEAD, 1, 1, "no 'stages'", "key stages"},
+    {"version: 1\nstages: [{}]\n", 1, 1, "no 'model'", "--model"},
+    {HEAD "stage: []\n", 3, 1, "unknown key 'stage'", "'stages'"},
+    {HEAD "zzz: 1\nstages: [{}]\n", 3, 1, "unknown key 'zzz'", "one of version, name"},
+    {HEAD "version: 1\n", 3, 1, "'version' again", "once"},
+    {HEAD "name: a b\n", 3, 7, "'a b'", "a name"},
+    {HEAD "name: abcdefghijklmnopqrstuvwxyz-0123456789\n", 3, 7, "'abc", "1 to 31"},
+    {HEAD "name:\n", 3, 6, "nothing", "a name"},
+    {"version: 1\nmodel: []\n", 2, 8, "a list", "GGUF"},
+    {"version: 1\nmodel: {context: 1}\n", 2, 8, "no 'path'", "path"},
+    {"version: 1\nmodel: {path: m, contxt: 1}\n", 2, 18, "'contxt'", "'context'"},
+    {"version: 1\nmodel: {path: m, context: -1}\n", 2, 27, "'-1'", "0 to 1048576"},
+    {"version: 1\nmodel: {path: m, max_sequences: 0}\n", 2, 33, "'0'", "1 to 1024"},
+    /* wire */
+    {HEAD "wire: {driver: afxdp}\n", 3, 16, "'afxdp'", "did you mean 'af_xdp'"},
+    {HEAD "wire: {driver: loopback}\n", 3, 16, "'loopback'", "memif, af_xdp"},
+    {HEAD "wire: {mtu: 100}\n", 3, 13, "'100'", "576"},
+    {HEAD "wire: {driver: af_xdp, mtu: 9000}\nstages: [{}]\n", 3, 29, "mtu 9000", "576 to 3442"},
+    {HEAD "wire: {slots: 17}\n", 3, 15, "'17'", "1 to 16"},
+    {HEAD "wire: {udp_port: 70000}\n", 3, 18, "'70000'", "1 to 65535"},
+    {HEAD "wire: {capture: yes}\n", 3, 17, "'yes'", "true, false"},
+    {HEAD "wire: {checksum: maybe}\n", 3, 18, "'maybe'", "auto, on, off"},
+    {HEAD "wire: {dead_after_ms: 99999999999999999999999}\n", 3, 23, "'9999", "600000"},
+    /* nodes */
+    {HEAD "nodes: {name: a}\n", 3, 8, "a mapping", "list of nodes"},
+    {HEAD "nodes: [{}]\n", 3, 9, "no 'name'", "name"},
+    {HEAD "nodes:\n  - name: a\n  - name: a\nstages: [{node: a}]\n", 5, 11, "'a' again", "once"},
+    {HEAD "nodes: [{name: a, hugepages_mb: 63}]\n", 3, 33, "'63'", "even"},
+    {HEAD "nodes: [{name: a, netns: x y}]\n", 3, 26, "'x y'", "a name"},
+    {HEAD "nodes: [{name: a, netns: x}, {name: b, netns: x}]\nstages: [{node: a}]\n", 3, 47,
+     "netns 'x' again", "namespace"},
+    {HEAD "nodes: [{name: a, host: far, netns: x}]\nstages: [{node: a}]\n", 3, 37, "host 'far'", "local"},
+    /* stages */
+    {HEAD "stages: []\n", 3, 9, "empty list", "at least one"},
+    {HEAD "stages: 3\n", 3, 9, "'3'", "list of stages"},
+    {HEAD "stages:\n  - name: a\n    blokcs: 0-1\n", 5, 5, "'blokcs'", "'blocks'"},
+    {HEAD "stages: [{blocks: 2-1}]\n", 3, 19, "'2-1'", "range"},
+    {HEAD "stages: [{blocks: 1-2-3}]\n", 3, 19, "'1-2-3'", "range"},
+    {HEAD "stages: [{blocks: [0, 1]}]\n", 3, 19, "a list", "range"},
+    {HEAD "stages: [{blocks: 99999999-1}]\n", 3, 19, "'99999999-1'", "range"},
+    {HEAD "stages: [{blocks: 1-2}]\n", 3, 19, "missing blocks 0-0", "starts at 0"},
+    {HEAD "stages:\n  - {blocks: 0-3}\n  - {blocks: 3-5}\n", 5, 14, "overlapping blocks 3-5", "starts at 4"},
+    {HEAD "stages:\n  - {blocks: 0-3}\n  - {blocks: 6-7}\n", 5, 14, "missing blocks 4-5", "starts at 4"},
+    {HEAD "stages: [{blocks: 0-3}, {blocks: auto}]\n", 3, 34, "automatic blocks", "all stages or"},
+    {HEAD "stages: [{name: a}, {name: a}]\n", 3, 28, "'a' again", "name of its own"},
+    {HEAD "stages: [{name: gateway}]\n", 3, 17, "'gateway' again", "name of its own"},
+    {HEAD "stages: [{node: b}]\nnodes: [{name: a}]\n", 3, 17, "node 'b'", "'a'"},
+    {HEAD "stages: [{}]\nnodes: [{name: a}, {name: b}]\n", 3, 10, "no 'node'", "2 nodes"},
+    {HEAD "stages: [{cores: [1, 1]}]\n", 3, 22, "core 1 again", "once"},
+    {HEAD "stages: [{cores: 3}]\n", 3, 18, "'3'", "list of core"},
+    {HEAD "stages: [{threads: 1.5}]\n", 3, 20, "'1.5'", "whole number"},
+    {HEAD "stages: [{idle: sping}]\n", 3, 17, "'sping'", "did you mean 'spin'"},
+    {HEAD "stages: [{}]\ngateway: {device: cpu}\n", 4, 11, "'device'", "one of name, node"},
+    {HEAD "stages: [{}]\ngateway: {node: x}\n", 4, 17, "node 'x'", "'local'"},
+    /* links */
+    {HEAD "stages: [{}]\nlinks: [{from: s0}]\n", 4, 9, "no 'to'", "key to"},
+    {HEAD "stages: [{}]\nlinks: [{from: s0, to: s9}]\n", 4, 24, "nowhere: 's9'", "'s0'"},
+    {HEAD "stages: [{}]\nlinks: [{from: gatewy, to: s0}]\n", 4, 16, "'gatewy'", "'gateway'"},
+    {HEAD "stages: [{}, {}]\nlinks: [{from: s1, to: s0}]\n", 4, 9, "from 's1' to 's0'",
+     "from 's1' to 'gateway'"},
+    {HEAD "stages: [{}]\nlinks:\n- {from: s0, to: gateway}\n- {from: s0, to: gateway}\n", 6, 3, "again",
+     "once"},
+    {HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, driver: af_xdp}]\n", 4, 41, "share node 'local'",
+     "memif"},
+    {HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_iface: e0}]\n", 4, 45,
+     "interface 'e0' on a memif link", "none"},
+    {HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, to_iface: abcdefghijklmnop}]\n", 4, 43,
+     "'abcdefghijklmnop'", "1 to 15"},
+    {HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_address: 10.0.0.1}]\n", 4, 47, "'10.0.0.1'",
+     "10.0.0.1/30"},
+    {HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_address: 10.0.0.0/30}]\n", 4, 47,
+     "'10.0.0.0/30'", "host's IPv4"},
+    {HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_address: 127.0.0.1/8}]\n", 4, 47,
+     "'127.0.0.1/8'", "host's IPv4"},
+    {HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_address: 10.0.0.1/30}]\n", 4, 47, "one end",
+     "to_address"},
+    {HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_address: 10.0.0.1/30, to_address: "
+	  "10.0.0.5/30}]\n",
+     4, 72, "different subnets", "one subnet"},
+    {HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_address: 10.0.0.1/30, to_address: "
+	  "10.0.0.1/30}]\n",
+     4, 72, "10.0.0.1 twice", "its own"},
+    {HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_address: 10.80.1.2/30, to_address: "
+	  "10.80.1.1/30}]\n",
+     4, 47, "10.80.1.2 twice", "its own"},
+    {HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_mac: \"02:00:00:00:00\"}]\n", 4, 43,
+     "'02:00:00:00:00'", "MAC"},
+    {HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway, from_mac: \"ff:ff:ff:ff:ff:ff\"}]\n", 4, 43,
+     "'ff:ff", "MAC"},
+    {HEAD "wire: {driver: memif}\nnodes: [{name: a}, {name: b, host: far}]\nstages: [{node: a}, "
+	  "{node: b}]\n",
+     5, 21, "memif between", "af_xdp"},
+    {TWO_HOSTS, 5, 21, "no interfaces and addresses", "from_iface"},
+    {TWO_HOSTS "links:\n  - {from: s0, to: s1, from_iface: e0}\n", 7, 5, "no interfaces", "to_address"},
+    {TWO_HOSTS "links:\n  - " FULL("s0", "s1", "e0", "10.0.0.1/24", "e0",
+				   "10.0.0.2/24") "\n"
+						  "  - " FULL("s1", "gateway", "e1", "10.0.0.2/24", "e1",
+							      "10.0.0.3/24") "\n",
+     8, 59, "address 10.0.0.2 twice", "its own"},
+    {TWO_HOSTS "links:\n  - " FULL("s0", "s1", "e0", "10.0.0.1/24", "e0",
+				   "10.0.0.2/24") "\n"
+						  "  - " FULL("s1", "gateway", "e0", "10.1.0.2/24", "e1",
+							      "10.1.0.3/24") "\n",
+     8, 41, "with two addresses", "one"},
+    {TWO_HOSTS "links:\n  - " FULL("s0", "s1", "e0", "10.0.0.1/24", "e0",
+				   "10.0.0.2/24") "\n"
+						  "  - " FULL("s1", "gateway", "e0", "10.0.0.2/24", "e0",
+							      "10.0.0.1/24") "\n",
+     8, 82, "interface 'e0' of node 'a' twice", "its own"},
 };
 
-static void
-test_errors(void **state)
+static void test_errors(void **state)
 {
 	uint32_t wrong = 0;
 
@@ -238,8 +236,7 @@ test_errors(void **state)
 	assert_true(sizeof(bads) / sizeof(bads[0]) >= 40);
 }
 
-static void
-test_file_errors(void **state)
+static void test_file_errors(void **state)
 {
 	static char big[YR_MAX_FILE_BYTES + 2];
 	struct topology *t = NULL;
@@ -257,8 +254,7 @@ test_file_errors(void **state)
 
 /* ---- defaults and derivation ---- */
 
-static void
-test_smallest(void **state)
+static void test_smallest(void **state)
 {
 	struct topology *t = load_ok(HEAD "stages: [{}, {}]\n", NULL);
 
@@ -295,8 +291,7 @@ test_smallest(void **state)
 	topo_free(t);
 }
 
-static void
-test_derived_veth(void **state)
+static void test_derived_veth(void **state)
 {
 	struct topology *t = load_ok(HEAD "wire: {driver: af_xdp}\nnodes: [{name: a}, {name: b}]\n"
 					  "stages: [{node: a}, {node: b}]\n",
@@ -320,13 +315,14 @@ test_derived_veth(void **state)
 	topo_free(t);
 }
 
-static void
-test_two_hosts(void **state)
+static void test_two_hosts(void **state)
 {
 	struct topology *t = load_ok(
-		TWO_HOSTS "links:\n  - " FULL("s0", "s1", "e0", "10.0.0.1/24", "e0", "10.0.0.2/24") "\n"
-			  "  - " FULL("s1", "gateway", "e0", "10.0.0.2/24", "e1", "10.0.0.3/24") "\n",
-		NULL);
+	    TWO_HOSTS "links:\n  - " FULL("s0", "s1", "e0", "10.0.0.1/24", "e0",
+					  "10.0.0.2/24") "\n"
+							 "  - " FULL("s1", "gateway", "e0", "10.0.0.2/24",
+								     "e1", "10.0.0.3/24") "\n",
+	    NULL);
 
 	(void)state;
 	assert_string_equal(t->nodes[0].netns, "");
@@ -336,8 +332,7 @@ test_two_hosts(void **state)
 	topo_free(t);
 }
 
-static void
-test_overrides(void **state)
+static void test_overrides(void **state)
 {
 	const char *three = HEAD "stages: [{blocks: 0-1}, {blocks: 2-3}, {blocks: 4-5}]\n";
 	const char *nodes = HEAD "wire: {driver: af_xdp, mtu: 3000}\nnodes: [{name: a}, {name: b}]\n"
@@ -377,8 +372,7 @@ test_overrides(void **state)
 	topo_free(t);
 }
 
-static void
-test_override_errors(void **state)
+static void test_override_errors(void **state)
 {
 	const char *linked = HEAD "stages: [{}]\nlinks: [{from: s0, to: gateway}]\n";
 	struct topo_overrides ov = {.driver = -1, .n_stages = 2};
@@ -397,8 +391,7 @@ test_override_errors(void **state)
 	assert_int_equal(topo_load(put(HEAD "stages: [{}]\n", strlen(HEAD) + 13), &ov, &t, &err), -EINVAL);
 }
 
-static void
-test_set_blocks(void **state)
+static void test_set_blocks(void **state)
 {
 	struct topology *t = load_ok(HEAD "stages: [{}, {}]\n", NULL);
 	const uint32_t cuts[] = {0, 2, 6}, torn[] = {0, 2, 5};
@@ -423,8 +416,7 @@ test_set_blocks(void **state)
 	topo_free(t);
 }
 
-static void
-test_find_proc(void **state)
+static void test_find_proc(void **state)
 {
 	struct topology *t = load_ok(HEAD "stages: [{name: x}, {name: y}]\n", NULL);
 	struct ps_err err;
@@ -437,22 +429,21 @@ test_find_proc(void **state)
 	topo_free(t);
 }
 
-static void
-test_hash(void **state)
+static void test_hash(void **state)
 {
 	static const char *const variants[] = {
-		HEAD "stages: [{}, {}]\n",
-		HEAD "name: other\nstages: [{}, {}]\n",
-		"version: 1\nmodel: n.gguf\nstages: [{}, {}]\n",
-		HEAD "stages: [{}, {}, {}]\n",
-		HEAD "stages: [{}, {device: cpu-ref}]\n",
-		HEAD "stages: [{blocks: 0-1}, {blocks: 2-3}]\n",
-		HEAD "stages: [{blocks: 0-0}, {blocks: 1-3}]\n",
-		HEAD "wire: {mtu: 1500}\nstages: [{}, {}]\n",
-		HEAD "wire: {checksum: on}\nstages: [{}, {}]\n",
-		HEAD "wire: {udp_port: 7000}\nstages: [{}, {}]\n",
-		HEAD "wire: {driver: af_xdp}\nstages: [{}, {}]\n",
-		HEAD "stages: [{}, {}]\nlinks: [{from: s0, to: s1, mtu: 1500}]\n",
+	    HEAD "stages: [{}, {}]\n",
+	    HEAD "name: other\nstages: [{}, {}]\n",
+	    "version: 1\nmodel: n.gguf\nstages: [{}, {}]\n",
+	    HEAD "stages: [{}, {}, {}]\n",
+	    HEAD "stages: [{}, {device: cpu-ref}]\n",
+	    HEAD "stages: [{blocks: 0-1}, {blocks: 2-3}]\n",
+	    HEAD "stages: [{blocks: 0-0}, {blocks: 1-3}]\n",
+	    HEAD "wire: {mtu: 1500}\nstages: [{}, {}]\n",
+	    HEAD "wire: {checksum: on}\nstages: [{}, {}]\n",
+	    HEAD "wire: {udp_port: 7000}\nstages: [{}, {}]\n",
+	    HEAD "wire: {driver: af_xdp}\nstages: [{}, {}]\n",
+	    HEAD "stages: [{}, {}]\nlinks: [{from: s0, to: s1, mtu: 1500}]\n",
 	};
 	uint64_t h[sizeof(variants) / sizeof(variants[0])];
 	struct topology *t;
@@ -472,8 +463,7 @@ test_hash(void **state)
 
 /* ---- round trip ---- */
 
-static void
-round_trip(struct topology *t)
+static void round_trip(struct topology *t)
 {
 	struct topology *back = NULL;
 	struct ps_err err = {""};
@@ -494,8 +484,7 @@ round_trip(struct topology *t)
 	unlink(path);
 }
 
-static void
-test_shipped_files(void **state)
+static void test_shipped_files(void **state)
 {
 	static const char *const names[] = {"three-stages-memif", "three-namespaces-af_xdp",
 					    "two-nodes-two-stages", "reference"};
@@ -529,8 +518,7 @@ test_shipped_files(void **state)
 	}
 }
 
-static void
-test_largest(void **state)
+static void test_largest(void **state)
 {
 	struct topo_overrides ov = {.driver = -1, .n_stages = TOPO_MAX_STAGES};
 	struct topology *t = load_ok(HEAD "stages: [{}]\n", &ov);
@@ -543,8 +531,7 @@ test_largest(void **state)
 
 /* ---- torn and mutated files ---- */
 
-static uint32_t
-next_random(uint32_t *s)
+static uint32_t next_random(uint32_t *s)
 {
 	*s ^= *s << 13;
 	*s ^= *s >> 17;
@@ -552,8 +539,7 @@ next_random(uint32_t *s)
 	return *s;
 }
 
-static size_t
-mutate(char *bytes, size_t len, uint32_t *seed)
+static size_t mutate(char *bytes, size_t len, uint32_t *seed)
 {
 	static const char odd[] = "\"'{}[]:,-#&*!|>%@`\n\t 0a\xff\x80~?";
 	uint32_t n = 1 + next_random(seed) % 4;
@@ -581,8 +567,7 @@ mutate(char *bytes, size_t len, uint32_t *seed)
 }
 
 /* Whatever the bytes are: an error with a place, or a topology that makes the round trip. */
-static void
-test_mutated(void **state)
+static void test_mutated(void **state)
 {
 	static const char *const names[] = {"reference", "two-nodes-two-stages"};
 	char path[512], text[16384], bytes[16384];
@@ -620,17 +605,16 @@ test_mutated(void **state)
 	assert_true(errors > 300);
 }
 
-int
-main(void)
+int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_errors),        cmocka_unit_test(test_file_errors),
-		cmocka_unit_test(test_smallest),      cmocka_unit_test(test_derived_veth),
-		cmocka_unit_test(test_two_hosts),     cmocka_unit_test(test_overrides),
-		cmocka_unit_test(test_override_errors), cmocka_unit_test(test_set_blocks),
-		cmocka_unit_test(test_find_proc),     cmocka_unit_test(test_hash),
-		cmocka_unit_test(test_shipped_files), cmocka_unit_test(test_largest),
-		cmocka_unit_test(test_mutated),
+	    cmocka_unit_test(test_errors),          cmocka_unit_test(test_file_errors),
+	    cmocka_unit_test(test_smallest),        cmocka_unit_test(test_derived_veth),
+	    cmocka_unit_test(test_two_hosts),       cmocka_unit_test(test_overrides),
+	    cmocka_unit_test(test_override_errors), cmocka_unit_test(test_set_blocks),
+	    cmocka_unit_test(test_find_proc),       cmocka_unit_test(test_hash),
+	    cmocka_unit_test(test_shipped_files),   cmocka_unit_test(test_largest),
+	    cmocka_unit_test(test_mutated),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);
