@@ -4,18 +4,21 @@
 
 record writes to FILE what is there now; check prints what has been added since and
 exits 1 if anything has; remove takes it away. Looked at: network namespaces,
-interfaces, mounts, entries under /run/penstock, hugepage files, and processes whose
-program lies in this tree's build folders. The tests use the functions directly.
+interfaces, mounts, run directories, EAL's files, hugepage files, and processes whose
+program lies in this tree's build folders. What names the process id of a living
+process of someone else (namespaces and run directories do) is not ours. The tests use
+the functions directly.
 """
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
 ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), '..', '..'))
-RUN_DIRS = ('/run/penstock', '/tmp/penstock')
+RUN_DIRS = ('/run/penstock', '/run/dpdk', '/tmp/penstock-65534', '/tmp/dpdk')
 HUGE_DIRS = ('/dev/hugepages',)
 
 
@@ -25,6 +28,17 @@ def listing(path):
     for base, folders, files in os.walk(path):
         found += [os.path.join(base, name) for name in folders + files]
     return found
+
+
+def somebody_elses(name):
+    """Whether a name ends in "-PID" or "-PID-N" of a living process that is not of this tree."""
+    for pid in re.findall(r'-(\d+)(?=-|/|$)', name):
+        try:
+            if not os.readlink(f'/proc/{pid}/exe').startswith(ROOT + os.sep):
+                return True
+        except OSError:
+            continue
+    return False
 
 
 def processes():
@@ -62,7 +76,8 @@ def state():
 def added(before, after=None):
     """What is there now and was not before, as [(kind, name)]."""
     after = after or state()
-    return [(kind, name) for kind, names in after.items() for name in names if name not in before.get(kind, [])]
+    return [(kind, name) for kind, names in after.items() for name in names
+            if name not in before.get(kind, []) and not somebody_elses(name)]
 
 
 def settled(before, seconds=3.0):
