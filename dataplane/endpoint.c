@@ -285,10 +285,16 @@ bool dp_endpoint_step(struct dp_endpoint *ep, uint64_t now_ns)
 		dp_bell_ring(ep->cfg.app_bell);
 	for (i = 0; i < ep->n_links; i++) {
 		struct ep_link *el = &ep->links[i];
+		int state;
 
 		work += take_from_app(ep, i, now_ns);
 		work += transmit(ep, el, now_ns);
-		atomic_store_explicit(&el->state, dp_link_state(el->link), memory_order_relaxed);
+		/* A timer may have declared the peer dead: that is work, so that its event is
+		 * delivered by another step before anybody sleeps. */
+		state = (int)dp_link_state(el->link);
+		if (ps_unlikely(state != atomic_load_explicit(&el->state, memory_order_relaxed)))
+			work++;
+		atomic_store_explicit(&el->state, state, memory_order_relaxed);
 		atomic_store_explicit(&el->srtt_ns, dp_link_srtt_ns(el->link), memory_order_relaxed);
 	}
 	count(&ep->loops, 1);
@@ -312,7 +318,7 @@ static uint64_t next_deadline(struct dp_endpoint *ep, uint64_t now_ns)
 	return best;
 }
 
-static void sleep_on_bell(struct dp_endpoint *ep)
+void dp_endpoint_sleep(struct dp_endpoint *ep)
 {
 	uint64_t now_ns, deadline;
 
@@ -344,7 +350,7 @@ void dp_endpoint_run(struct dp_endpoint *ep)
 		} else if (++idle < DP_IDLE_YIELDS) {
 			sched_yield();
 		} else {
-			sleep_on_bell(ep);
+			dp_endpoint_sleep(ep);
 			idle = 0;
 		}
 	}

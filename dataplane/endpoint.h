@@ -63,6 +63,10 @@ void dp_endpoint_destroy(struct dp_endpoint *ep);
 void dp_endpoint_run(struct dp_endpoint *ep);
 /* I/O thread: one iteration; true if it did anything. */
 bool dp_endpoint_step(struct dp_endpoint *ep, uint64_t now_ns);
+/* I/O thread, where the loop is its own: steps once more and, if that did nothing, sleeps until
+ * io_bell is rung, a port's descriptor is readable or a timer is due. Whoever is also the
+ * application thread looks at the second part's functions after it. */
+void dp_endpoint_sleep(struct dp_endpoint *ep);
 /* Any thread. */
 void dp_endpoint_stop(struct dp_endpoint *ep);
 

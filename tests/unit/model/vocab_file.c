@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "tests/unit/model/vocab_file.h"
+#include "vocab_file.h"
 
 #include <stdio.h>
 #include <stdlib.h>
