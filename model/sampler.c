@@ -7,9 +7,9 @@
  * Top-p and min-p see probabilities at temperature 1, so the temperature never changes which
  * tokens are left, only how evenly they are drawn.
  *
- * Candidates are taken off a heap from the best down, as far as the filters reach:
- * O(n_vocab + kept * log n_vocab). Sums are in double and in that order, so they do not
- * depend on anything but the logits.
+ * Top-k is one pass over the logits that keeps the best k so far in a heap. The other filters take
+ * candidates off a heap from the best down, as far as they reach: O(n_vocab + kept * log n_vocab). Sums are
+ * in double and in that order, so they do not depend on anything but the logits.
  */
 #include "model/sampler.h"
 
@@ -28,7 +28,7 @@ struct cand {
 struct sampler_scratch {
 	uint32_t n_vocab;
 	struct cand *cand; /* [n_vocab] a heap; what has been taken off lies behind it, best last */
-	double *weight;    /* [n_vocab] of the candidates taken, best first */
+	double *weight;    /* [n_vocab] of the candidates that are drawn from */
 	uint8_t *seen;     /* [n_vocab] all 0 between calls */
 };
 
@@ -125,7 +125,8 @@ static bool better(struct cand a, struct cand b)
 	return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
 }
 
-static void sift(struct cand *h, size_t n, size_t i)
+/* Moves cand[i] down to its place in a heap with the best, or the worst, on top. */
+static inline void sift(struct cand *h, size_t n, size_t i, bool worst_on_top)
 {
 	struct cand c = h[i];
 
@@ -134,14 +135,41 @@ static void sift(struct cand *h, size_t n, size_t i)
 
 		if (k >= n)
 			break;
-		if (k + 1 < n && better(h[k + 1], h[k]))
+		if (k + 1 < n && better(h[k + 1], h[k]) != worst_on_top)
 			k++;
-		if (!better(h[k], c))
+		if (better(h[k], c) == worst_on_top)
 			break;
 		h[i] = h[k];
 		i = k;
 	}
 	h[i] = c;
+}
+
+static void heapify(struct cand *h, size_t n, bool worst_on_top)
+{
+	for (size_t i = n / 2; i-- > 0;)
+		sift(h, n, i, worst_on_top);
+}
+
+/* The candidates among the logits, at most k of them: the best. */
+static size_t gather(struct cand *c, const float *logits, uint32_t n_vocab, size_t k)
+{
+	size_t n = 0;
+
+	for (uint32_t i = 0; i < n_vocab; i++) {
+		/* Ids rise, so an equal logit is never better than what is there. */
+		if (n == k ? !(logits[i] > c[0].logit) : !(logits[i] > -INFINITY))
+			continue;
+		if (n < k) {
+			c[n++] = (struct cand){.logit = logits[i], .id = (int32_t)i};
+			if (n == k && k < n_vocab)
+				heapify(c, n, true);
+		} else {
+			c[0] = (struct cand){.logit = logits[i], .id = (int32_t)i};
+			sift(c, n, 0, true);
+		}
+	}
+	return n;
 }
 
 /* exp((logit - best) / temperature), and 1 for the best even where that is inf - inf. */
@@ -170,19 +198,17 @@ static double uniform(uint64_t seed, uint64_t position)
 }
 
 /* Takes off the best candidate; it then lies at cand[n - 1]. */
-static struct cand take_best(struct sampler_scratch *s, size_t n)
+static void take_best(struct sampler_scratch *s, size_t n)
 {
 	struct cand top = s->cand[0];
 
 	s->cand[0] = s->cand[n - 1];
 	s->cand[n - 1] = top;
 	if (n > 1)
-		sift(s->cand, n - 1, 0);
-	return top;
+		sift(s->cand, n - 1, 0, false);
 }
 
-/* The sum of the probabilities' numerators at temperature 1 that top-p is a share of: over the
- * whole vocabulary, or over the top k once those are known. */
+/* The sum of the numerators of the probabilities at temperature 1, of which top-p is a share. */
 static double mass_of(const struct cand *c, size_t n, float best)
 {
 	double sum = 0.0;
@@ -192,34 +218,23 @@ static double mass_of(const struct cand *c, size_t n, float best)
 	return sum;
 }
 
-/* Takes candidates off the heap of n as far as the filters reach; s->weight gets their weights
- * at temperature 1. Returns how many; they lie at the end of s->cand, the best last. */
+/* Takes candidates off the heap of n as far as top-p and min-p reach. Returns how many; they lie at
+ * the end of s->cand, the best last. */
 static size_t filter(const struct sampler_params *p, struct sampler_scratch *s, size_t n)
 {
-	size_t most = p->top_k > 0 && (size_t)p->top_k < n ? (size_t)p->top_k : n, kept = 0;
 	float best = s->cand[0].logit;
-	double mass = 0.0, reached = 0.0;
+	double enough = p->top_p < 1.0f ? (double)p->top_p * mass_of(s->cand, n, best) : INFINITY;
+	double reached = 0.0;
+	size_t kept = 0;
 
-	if (p->top_p < 1.0f && most == n)
-		mass = mass_of(s->cand, n, best);
-	if (p->top_p < 1.0f && most < n) {
-		for (; kept < most; kept++) {
-			s->weight[kept] = weight_of(take_best(s, n - kept).logit, best, 1.0);
-			mass += s->weight[kept];
-		}
-		most = kept;
-		kept = 0;
-		while (kept < most && (kept == 0 || reached < (double)p->top_p * mass) &&
-		       s->weight[kept] >= (double)p->min_p)
-			reached += s->weight[kept++];
-		return kept;
-	}
-	while (kept < most && (kept == 0 || p->top_p >= 1.0f || reached < (double)p->top_p * mass)) {
-		s->weight[kept] = weight_of(s->cand[0].logit, best, 1.0);
-		if (s->weight[kept] < (double)p->min_p)
+	while (kept < n && (kept == 0 || reached < enough)) {
+		double weight = weight_of(s->cand[0].logit, best, 1.0);
+
+		if (weight < (double)p->min_p)
 			break;
 		take_best(s, n - kept);
-		reached += s->weight[kept++];
+		reached += weight;
+		kept++;
 	}
 	return kept;
 }
@@ -251,7 +266,7 @@ static int32_t draw(const struct sampler_params *p, struct sampler_scratch *s, c
 int32_t sampler_sample(const struct sampler_params *p, struct sampler_scratch *s, float *logits,
 		       uint32_t n_vocab, const int32_t *history, size_t n_history, uint64_t position)
 {
-	size_t n = 0, kept;
+	size_t n, kept;
 	int32_t top;
 
 	CHECK(n_vocab <= s->n_vocab);
@@ -259,13 +274,10 @@ int32_t sampler_sample(const struct sampler_params *p, struct sampler_scratch *s
 	top = argmax(logits, n_vocab);
 	if (top < 0 || p->temperature == 0.0f || p->top_k == 1)
 		return top;
-	for (uint32_t i = 0; i < n_vocab; i++)
-		if (logits[i] > -INFINITY)
-			s->cand[n++] = (struct cand){.logit = logits[i], .id = (int32_t)i};
+	n = gather(s->cand, logits, n_vocab, p->top_k > 0 ? (size_t)p->top_k : n_vocab);
 	if (p->top_k == 0 && p->top_p >= 1.0f && p->min_p <= 0.0f)
 		return draw(p, s, s->cand, n, 1, logits[top], position);
-	for (size_t i = n / 2; i-- > 0;)
-		sift(s->cand, n, i);
+	heapify(s->cand, n, false);
 	kept = filter(p, s, n);
 	return draw(p, s, &s->cand[n - 1], kept, -1, logits[top], position);
 }

@@ -252,6 +252,68 @@ static void test_filters(void **state)
 	check_shares(&p, shares_logits, (double[]){64, 0, 16, 4, 0, 0, 0}, 7);
 }
 
+static int compare_best_first(const void *a, const void *b, void *arg)
+{
+	const float *logits = arg;
+	int32_t ia = *(const int32_t *)a, ib = *(const int32_t *)b;
+
+	if (logits[ia] != logits[ib])
+		return logits[ia] > logits[ib] ? -1 : 1;
+	return ia < ib ? -1 : 1;
+}
+
+/* How many of the sorted ids the filters leave, by the book. */
+static size_t count_left(const struct sampler_params *p, const float *logits, const int32_t *ids, size_t n)
+{
+	double mass = 0.0, reached = 0.0;
+	size_t left = 0;
+
+	if (p->top_k > 0 && (size_t)p->top_k < n)
+		n = (size_t)p->top_k;
+	for (size_t i = 0; i < n; i++)
+		mass += exp((double)logits[ids[i]] - (double)logits[ids[0]]);
+	while (left < n) {
+		double weight = exp((double)logits[ids[left]] - (double)logits[ids[0]]);
+
+		if ((p->top_p < 1.0f && left > 0 && reached >= (double)p->top_p * mass) ||
+		    weight < (double)p->min_p)
+			break;
+		reached += weight;
+		left++;
+	}
+	return left;
+}
+
+/* Against a full sort, with many ties: what is drawn is what may be drawn, to the last one. */
+static void test_against_sorting(void **state)
+{
+	float logits[N_MAX];
+	int32_t ids[N_MAX];
+
+	(void)state;
+	for (uint64_t seed = 0; seed < 24; seed++) {
+		struct sampler_params p = params(100.0f);
+		bool drawn[N_MAX] = {false};
+		uint64_t random = seed;
+		size_t left;
+
+		random_logits(seed, logits, N_MAX);
+		for (int32_t i = 0; i < (int32_t)N_MAX; i++)
+			ids[i] = i;
+		qsort_r(ids, N_MAX, sizeof(*ids), compare_best_first, logits);
+		p.top_k = (int32_t)(next_random(&random) % 100);
+		p.top_p = seed % 3 == 0 ? 1.0f : (float)(next_random(&random) % 100) / 100.0f;
+		p.min_p = seed % 2 == 0 ? 0.0f : (float)(next_random(&random) % 100) / 100.0f;
+		p.top_k = p.top_k == 0 ? 50 : p.top_k;
+		left = count_left(&p, logits, ids, N_MAX);
+		/* At temperature 100 each of at most 100 is about as likely: 1500 draws miss none. */
+		for (uint64_t at = 0; at < 1500; at++)
+			drawn[sample(&p, logits, N_MAX, at)] = true;
+		for (size_t i = 0; i < N_MAX; i++)
+			assert_int_equal(drawn[ids[i]], i < left);
+	}
+}
+
 static void test_penalty(void **state)
 {
 	struct sampler_params p = params(0);
@@ -290,10 +352,10 @@ static void test_penalty(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_params),      cmocka_unit_test(test_greedy),
-	    cmocka_unit_test(test_one_left),    cmocka_unit_test(test_seed_and_position),
-	    cmocka_unit_test(test_temperature), cmocka_unit_test(test_filters),
-	    cmocka_unit_test(test_penalty),
+	    cmocka_unit_test(test_params),          cmocka_unit_test(test_greedy),
+	    cmocka_unit_test(test_one_left),        cmocka_unit_test(test_seed_and_position),
+	    cmocka_unit_test(test_temperature),     cmocka_unit_test(test_filters),
+	    cmocka_unit_test(test_against_sorting), cmocka_unit_test(test_penalty),
 	};
 
 	return cmocka_run_group_tests(tests, make_scratch, free_scratch);
