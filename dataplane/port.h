@@ -41,6 +41,7 @@ struct dp_port_counters {
 	uint64_t tx_no_buffer;  /* pool empty: packet not taken, the link retries */
 	uint64_t tx_ring_full;  /* driver took fewer packets than offered */
 	uint64_t copied_bytes;  /* payload bytes copied by the port on transmit */
+	uint64_t tx_unresolved; /* dropped: the neighbour's MAC is not known yet */
 };
 
 struct dp_port_ops {

@@ -70,4 +70,20 @@ uint64_t nic_pool_bytes(const struct nic_port_cfg *port);
 /* One line: EAL memory mode in use ("hugepages=64MB" or "no-huge"), for status and the start line. */
 const char *nic_describe(void);
 
+/* What the XDP program of an af_xdp port has decided so far, over all CPUs. */
+struct nic_guard_counts {
+	uint64_t redirected; /* peers' packets, given to the application */
+	uint64_t dropped;    /* strangers who knocked on our port */
+	uint64_t passed;     /* everything else: the kernel's */
+	uint64_t no_socket;  /* peers' packets on a queue without a socket: dropped */
+};
+/* -ENOTSUP for a memif port. Any thread. */
+int ps_warn_unused nic_port_guard_counts(struct dp_port *port, struct nic_guard_counts *out);
+
+/* Removes what killed processes whose EAL prefix begins with `prefix` (which itself begins with
+ * "penstock-") left behind: runtime directories and hugepage files. Those of living processes
+ * stay. Returns how many files and directories were removed, or -EINVAL. Only processes that
+ * ran with `capture` leave such files. */
+int nic_cleanup_stale(const char *prefix);
+
 #endif
