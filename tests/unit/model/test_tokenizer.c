@@ -225,8 +225,7 @@ static void test_round_trip_texts(void **state)
 	    "\xe2\x96",
 	    "\xe2\x96 \x81",
 	    "\xed\xa0\x80\xf4\x90\x80\x80\xc0\xaf",
-	    "a\x80\x80"
-	    "b\xf0\x9f\xa6",
+	    "a\x80\x80.b\xf0\x9f\xa6",
 	    "\u2581\xe2\x96\u2581",
 	};
 	char all[256];

@@ -20,7 +20,7 @@
 #include "model/gguf.h"
 #include "model/tokenizer.h"
 #include "model/tokenizer_pre.h"
-#include "vocab_file.h"
+#include "tests/unit/model/vocab_file.h"
 
 #define KEY(name) "tokenizer.ggml." name
 #define N(array)  (sizeof(array) / sizeof((array)[0]))

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#include "vocab_file.h"
+#include "tests/unit/model/vocab_file.h"
 
 #include <stdio.h>
 #include <stdlib.h>

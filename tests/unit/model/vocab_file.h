@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-#ifndef PENSTOCK_TESTS_VOCAB_FILE_H
-#define PENSTOCK_TESTS_VOCAB_FILE_H
+#ifndef PENSTOCK_TESTS_UNIT_MODEL_VOCAB_FILE_H
+#define PENSTOCK_TESTS_UNIT_MODEL_VOCAB_FILE_H
 /*
  * Makes small GGUF files of keys and no tensors, for tests of what reads them. The
  * file lives in memory. Any failure here fails the test.
