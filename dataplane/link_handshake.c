@@ -280,6 +280,14 @@ void handshake_stray(struct dp_link *l, const struct dp_hdr *h)
 	l->reset_epoch = h->epoch;
 }
 
+/* This very peer is verified, and accepted or refused: asking him again would only make him ask back. */
+static bool decided(const struct dp_link *l, struct peer_id peer)
+{
+	if (l->state == DP_LINK_ESTABLISHED)
+		return same_peer(peer, l->peer);
+	return l->state == DP_LINK_REFUSED && same_peer(peer, l->refused);
+}
+
 static void hello_tx(struct dp_link *l, struct dp_tx_pkt *pkt, const struct dp_hello *to, uint64_t now_ns)
 {
 	uint8_t *bytes = l->hello_bytes[to != NULL ? 1 : 0];
@@ -308,7 +316,7 @@ static void hello_tx(struct dp_link *l, struct dp_tx_pkt *pkt, const struct dp_h
 		h.echo_nonce = to->nonce;
 		h.echo_tx_time_ns = l->answered_tx_time_ns;
 		h.refusal = l->answered_refusal;
-		if (l->state != DP_LINK_ESTABLISHED || !same_peer(peer, l->peer))
+		if (!decided(l, peer))
 			h.flags |= DP_HELLO_NEED_ACK;
 	}
 	dp_hello_store(bytes, &h);

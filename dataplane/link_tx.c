@@ -33,8 +33,9 @@ void sender_rtt(struct dp_link *l, uint64_t rtt_ns)
 {
 	uint64_t diff;
 
-	if (rtt_ns == 0 || rtt_ns > RTT_SAMPLE_MAX_NS)
+	if (rtt_ns > RTT_SAMPLE_MAX_NS)
 		return;
+	rtt_ns = max_u64(rtt_ns, 1); /* 0 is kept for "no sample yet" */
 	l->rack_rtt_ns = rtt_ns;
 	if (l->srtt_ns == 0) {
 		l->srtt_ns = rtt_ns;
