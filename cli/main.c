@@ -6,6 +6,8 @@
 
 static const struct cli_cmd commands[] = {
 	{"eval", cmd_eval, "run a model on token ids in this process and write its logits"},
+	{"inspect", cmd_inspect, "what is in a model file, and which blocks weigh what"},
+	{"bench", cmd_bench, "round trips of a link, and prompt and generation speed of a model"},
 	{"tokenize", cmd_tokenize, "text to token ids and back"},
 };
 

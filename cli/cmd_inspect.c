@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "model/graph.h"
+
+#define MAX_STAGES     64u
+#define DEFAULT_STAGES 3u
+#define MAX_DTYPES     64u /* numbers of element types in the file format stay below */
+#define VALUE_CAP      400u
+#define VALUE_ITEMS    6u
+
+static const char usage[] =
+	"usage: penstock inspect FILE.gguf [--keys] [--tensors] [--stages N] [--json]\n\n"
+	"Says what is in a model file: architecture, hyperparameters, tensor types, the bytes of\n"
+	"each block, and how it would be cut into stages. Reads no weights.\n\n"
+	"  --keys       also every key of the metadata (arrays: their first items)\n"
+	"  --tensors    also every tensor\n"
+	"  --stages N   stages of the cut that is proposed (3, or one a block if there are fewer)\n"
+	"  --json       one JSON object instead of text\n";
+
+struct inspect {
+	const struct gguf *g;
+	uint32_t stages;
+	bool keys, tensors, json, has_hp;
+	struct model_hparams hp;
+	struct ps_err why_not; /* if !has_hp */
+	uint64_t type_bytes[MAX_DTYPES];
+	uint64_t type_count[MAX_DTYPES];
+	uint64_t *block_bytes; /* [n_layers] */
+	uint64_t all_bytes, outside_bytes;
+	uint32_t cuts[MAX_STAGES + 1];
+	bool has_cuts;
+	struct ps_err no_cuts; /* if !has_cuts */
+};
+
+static const char *type_name(enum gguf_type t)
+{
+	static const char *const names[] = {"u8",  "i8",   "u16",    "i16",   "u32", "i32", "f32",
+					    "bool", "string", "array", "u64", "i64", "f64"};
+
+	return (size_t)t < sizeof(names) / sizeof(names[0]) ? names[t] : "?";
+}
+
+/* Bytes of a file for a terminal or for JSON: control characters and what is no UTF-8 become '?'. */
+static const char *clean(const char *text, char *buf, size_t cap)
+{
+	json_t *valid;
+	size_t i;
+
+	snprintf(buf, cap, "%s", text);
+	for (i = 0; buf[i] != '\0'; i++) {
+		if ((unsigned char)buf[i] < 0x20 || buf[i] == 0x7f)
+			buf[i] = '?';
+	}
+	valid = json_string(buf);
+	for (i = 0; valid == NULL && buf[i] != '\0'; i++) {
+		if ((unsigned char)buf[i] >= 0x80)
+			buf[i] = '?';
+	}
+	json_decref(valid);
+	return buf;
+}
+
+static void count_tensors(struct inspect *in)
+{
+	size_t i;
+
+	for (i = 0; i < gguf_n_tensors(in->g); i++) {
+		const struct gguf_tensor *t = gguf_tensor_at(in->g, i);
+		unsigned int layer;
+		int n = 0;
+
+		in->all_bytes += t->n_bytes;
+		if ((size_t)t->dtype < MAX_DTYPES) {
+			in->type_bytes[t->dtype] += t->n_bytes;
+			in->type_count[t->dtype]++;
+		}
+		if (in->block_bytes != NULL && sscanf(t->name, "blk.%9u.%n", &layer, &n) == 1 && n > 0 &&
+		    layer < in->hp.n_layers)
+			in->block_bytes[layer] += t->n_bytes;
+		else
+			in->outside_bytes += t->n_bytes;
+	}
+}
+
+static int examine(struct inspect *in, struct ps_err *err)
+{
+	in->has_hp = model_read_hparams(in->g, &in->hp, &in->why_not) == 0;
+	if (in->has_hp) {
+		in->block_bytes = calloc((size_t)in->hp.n_layers + 1, sizeof(*in->block_bytes));
+		if (in->block_bytes == NULL)
+			return ps_err_set(err, -ENOMEM, "out of memory for %u blocks", in->hp.n_layers);
+		if (in->stages == 0)
+			in->stages = in->hp.n_layers < DEFAULT_STAGES ? in->hp.n_layers : DEFAULT_STAGES;
+		in->has_cuts = in->stages > 0 && model_split_even(in->g, in->stages, in->cuts, &in->no_cuts) == 0;
+		if (!in->has_cuts && in->stages > 0)
+			return ps_err_set(err, -EINVAL, "%s", in->no_cuts.msg);
+	}
+	count_tensors(in);
+	return 0;
+}
+
+static double mb(uint64_t bytes)
+{
+	return (double)bytes / 1e6;
+}
+
+static void print_hparams(const struct inspect *in)
+{
+	const struct model_hparams *hp = &in->hp;
+	char name[128];
+
+	if (!in->has_hp) {
+		printf("model        cannot be run: %s\n", in->why_not.msg);
+		return;
+	}
+	printf("model        %s \"%s\"\n", hp->arch, clean(hp->name, name, sizeof(name)));
+	printf("             %u blocks, width %u, %u heads (%u for keys and values) of %u, feed-forward %u\n",
+	       hp->n_layers, hp->n_embd, hp->n_heads, hp->n_heads_kv, hp->head_dim, hp->n_ff);
+	printf("             vocabulary %u, trained on %u positions%s\n", hp->n_vocab, hp->n_ctx_train,
+	       hp->n_ctx_max != 0 ? ", which are all it has" : "");
+	if (hp->n_experts != 0)
+		printf("             %u experts, %u used for a token\n", hp->n_experts, hp->n_experts_used);
+}
+
+static void print_weights(const struct inspect *in)
+{
+	uint32_t i, same;
+
+	printf("tensors      %zu, %.2f MB:", gguf_n_tensors(in->g), mb(in->all_bytes));
+	for (i = 0; i < MAX_DTYPES; i++) {
+		if (in->type_count[i] > 0)
+			printf(" %s %" PRIu64 " (%.2f MB)", gguf_dtype_name((enum gguf_dtype)i), in->type_count[i],
+			       mb(in->type_bytes[i]));
+	}
+	putchar('\n');
+	if (!in->has_hp)
+		return;
+	for (i = 0; i < in->hp.n_layers; i = same) {
+		for (same = i + 1; same < in->hp.n_layers && in->block_bytes[same] == in->block_bytes[i]; same++)
+			;
+		if (same == i + 1)
+			printf("%-12s block %u: %" PRIu64 " bytes\n", i == 0 ? "blocks" : "", i, in->block_bytes[i]);
+		else
+			printf("%-12s blocks %u to %u: %" PRIu64 " bytes each\n", i == 0 ? "blocks" : "", i, same - 1,
+			       in->block_bytes[i]);
+	}
+	printf("%-12s outside blocks (embedding, final norm, head): %" PRIu64 " bytes\n", "", in->outside_bytes);
+	for (i = 0; in->has_cuts && i < in->stages; i++)
+		printf("%-12s stage %u: blocks %u to %u, %.2f MB\n", i == 0 ? "split" : "", i, in->cuts[i],
+		       in->cuts[i + 1] - 1, mb(model_range_bytes(in->g, in->cuts[i], in->cuts[i + 1])));
+}
+
+static void dims_text(const struct gguf_tensor *t, char *buf, size_t cap)
+{
+	size_t at = 0;
+	uint32_t d;
+
+	buf[0] = '\0';
+	for (d = 0; d < t->n_dims && at < cap; d++)
+		at += (size_t)snprintf(buf + at, cap - at, "%s%" PRIu64, d == 0 ? "" : " x ", t->ne[d]);
+}
+
+static void print_lists(const struct inspect *in)
+{
+	char value[VALUE_CAP], text[VALUE_CAP], dims[96];
+	size_t i;
+
+	for (i = 0; in->keys && i < gguf_n_kv(in->g); i++) {
+		gguf_kv_format(in->g, i, VALUE_ITEMS, value, sizeof(value));
+		printf("key          %s ", clean(gguf_kv_name(in->g, i), text, sizeof(text)));
+		printf("(%s) = %s\n", type_name(gguf_kv_type(in->g, i)), clean(value, text, sizeof(text)));
+	}
+	for (i = 0; in->tensors && i < gguf_n_tensors(in->g); i++) {
+		const struct gguf_tensor *t = gguf_tensor_at(in->g, i);
+
+		dims_text(t, dims, sizeof(dims));
+		printf("tensor       %-32s %-6s %-18s %" PRIu64 " bytes\n", clean(t->name, text, sizeof(text)),
+		       gguf_dtype_name(t->dtype), dims, t->n_bytes);
+	}
+}
+
+static void print_text(const struct inspect *in)
+{
+	char text[VALUE_CAP];
+
+	printf("file         %s: GGUF version %u, %.2f MB, %zu keys, hash %016" PRIx64 "\n",
+	       clean(gguf_path(in->g), text, sizeof(text)), gguf_version(in->g), mb(gguf_file_bytes(in->g)),
+	       gguf_n_kv(in->g), gguf_hash(in->g));
+	print_hparams(in);
+	print_weights(in);
+	print_lists(in);
+}
+
+static json_t *json_hparams(const struct inspect *in)
+{
+	const struct model_hparams *hp = &in->hp;
+
+	if (!in->has_hp)
+		return json_null();
+	return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "n_layers", (int)hp->n_layers,
+			 "n_embd", (int)hp->n_embd, "n_heads", (int)hp->n_heads, "n_heads_kv", (int)hp->n_heads_kv,
+			 "head_dim", (int)hp->head_dim, "n_ff", (int)hp->n_ff, "n_vocab", (int)hp->n_vocab, "n_ctx_train",
+			 (int)hp->n_ctx_train, "n_ctx_max", (int)hp->n_ctx_max, "n_experts", (int)hp->n_experts,
+			 "n_experts_used", (int)hp->n_experts_used);
+}
+
+static json_t *json_types(const struct inspect *in)
+{
+	json_t *types = json_object();
+	uint32_t i;
+
+	for (i = 0; i < MAX_DTYPES; i++) {
+		if (in->type_count[i] > 0)
+			json_object_set_new(types, gguf_dtype_name((enum gguf_dtype)i),
+					    json_pack("{s:I, s:I}", "count", (json_int_t)in->type_count[i], "bytes",
+						      (json_int_t)in->type_bytes[i]));
+	}
+	return types;
+}
+
+static json_t *json_keys(const struct inspect *in)
+{
+	json_t *keys = json_object();
+	char value[VALUE_CAP], name[VALUE_CAP], text[VALUE_CAP];
+	size_t i;
+
+	for (i = 0; i < gguf_n_kv(in->g); i++) {
+		gguf_kv_format(in->g, i, VALUE_ITEMS, value, sizeof(value));
+		json_object_set_new(keys, clean(gguf_kv_name(in->g, i), name, sizeof(name)),
+				    json_pack("{s:s, s:s}", "type", type_name(gguf_kv_type(in->g, i)), "value",
+					      clean(value, text, sizeof(text))));
+	}
+	return keys;
+}
+
+static json_t *json_tensors(const struct inspect *in)
+{
+	json_t *list = json_array();
+	char name[VALUE_CAP];
+	size_t i;
+	uint32_t d;
+
+	for (i = 0; i < gguf_n_tensors(in->g); i++) {
+		const struct gguf_tensor *t = gguf_tensor_at(in->g, i);
+		json_t *dims = json_array();
+
+		for (d = 0; d < t->n_dims; d++)
+			json_array_append_new(dims, json_integer((json_int_t)t->ne[d]));
+		json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", clean(t->name, name, sizeof(name)),
+						      "type", gguf_dtype_name(t->dtype), "dims", dims, "bytes",
+						      (json_int_t)t->n_bytes));
+	}
+	return list;
+}
+
+static void print_json(const struct inspect *in)
+{
+	char path[VALUE_CAP], name[VALUE_CAP], hash[24];
+	json_t *j, *blocks = json_array(), *split = json_array();
+	uint32_t i;
+
+	snprintf(hash, sizeof(hash), "%016" PRIx64, gguf_hash(in->g));
+	for (i = 0; in->has_hp && i < in->hp.n_layers; i++)
+		json_array_append_new(blocks, json_integer((json_int_t)in->block_bytes[i]));
+	for (i = 0; in->has_cuts && i < in->stages; i++)
+		json_array_append_new(split,
+				      json_pack("{s:i, s:i, s:i, s:I}", "stage", (int)i, "block_first", (int)in->cuts[i],
+						"block_last", (int)in->cuts[i + 1] - 1, "bytes",
+						(json_int_t)model_range_bytes(in->g, in->cuts[i], in->cuts[i + 1])));
+	j = json_pack("{s:s, s:i, s:I, s:s, s:s, s:s, s:o, s:o, s:I, s:o, s:I, s:o}", "file",
+		      clean(gguf_path(in->g), path, sizeof(path)), "version", (int)gguf_version(in->g), "file_bytes",
+		      (json_int_t)gguf_file_bytes(in->g), "hash", hash, "arch", in->has_hp ? in->hp.arch : "", "name",
+		      in->has_hp ? clean(in->hp.name, name, sizeof(name)) : "", "hparams", json_hparams(in), "tensor_types",
+		      json_types(in), "weight_bytes", (json_int_t)in->all_bytes, "block_bytes", blocks, "outside_bytes",
+		      (json_int_t)in->outside_bytes, "split", split);
+	CHECK(j != NULL);
+	if (!in->has_hp)
+		json_object_set_new(j, "cannot_run", json_string(clean(in->why_not.msg, name, sizeof(name))));
+	if (in->keys)
+		json_object_set_new(j, "keys", json_keys(in));
+	if (in->tensors)
+		json_object_set_new(j, "tensors", json_tensors(in));
+	json_dumpf(j, stdout, JSON_COMPACT);
+	putchar('\n');
+	json_decref(j);
+}
+
+/* -1: go on; else the exit code. */
+static int parse_args(int argc, char **argv, struct inspect *in, const char **path_out)
+{
+	static const struct option longs[] = {
+		{"keys", no_argument, NULL, 'k'}, {"tensors", no_argument, NULL, 't'},
+		{"stages", required_argument, NULL, 's'}, {"json", no_argument, NULL, 'j'},
+		{"help", no_argument, NULL, 'h'}, {0},
+	};
+	int c;
+
+	while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
+		if (c == 'k')
+			in->keys = true;
+		else if (c == 't')
+			in->tensors = true;
+		else if (c == 'j')
+			in->json = true;
+		else if (c == 's') {
+			if (!cli_u32("inspect", "--stages", optarg, 1, MAX_STAGES, &in->stages))
+				return CLI_USAGE;
+		} else if (c == 'h') {
+			fputs(usage, stdout);
+			return CLI_OK;
+		} else
+			return CLI_USAGE;
+	}
+	if (optind + 1 != argc)
+		return cli_usage("inspect", "expected one FILE.gguf, found %d", argc - optind);
+	*path_out = argv[optind];
+	return -1;
+}
+
+int cmd_inspect(int argc, char **argv)
+{
+	struct inspect in = {0};
+	struct ps_err err = {{0}};
+	struct gguf *g = NULL;
+	const char *path = NULL;
+	int rc = parse_args(argc, argv, &in, &path);
+
+	if (rc >= 0)
+		return rc;
+	rc = gguf_open(path, &g, &err);
+	if (rc == 0) {
+		in.g = g;
+		rc = examine(&in, &err);
+	}
+	if (rc == 0) {
+		if (in.json)
+			print_json(&in);
+		else
+			print_text(&in);
+	}
+	free(in.block_bytes);
+	gguf_close(g);
+	return rc == 0 ? CLI_OK : cli_fail("inspect", "%s", err.msg);
+}
