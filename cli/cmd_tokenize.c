@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#include <errno.h>
 #include <getopt.h>
 #include <jansson.h>
 #include <stdio.h>
@@ -9,7 +10,7 @@
 #include "cli/cli.h"
 #include "model/tokenizer.h"
 
-#define TOKENIZE_MAX_BYTES (256u << 20)
+#define TOKENIZE_MAX_BYTES (64u << 20) /* what the tokenizer takes */
 
 static const char usage[] =
 	"usage: penstock tokenize MODEL [--no-special] [--parse-special] < TEXT\n"
@@ -25,8 +26,12 @@ static int encode(const struct tokenizer *t, const char *text, size_t len, bool 
 	int32_t *ids = NULL;
 	size_t n = 0, i;
 
-	if (tokenizer_encode(t, text, len, special, parse, &ids, &n) != 0)
-		return cli_fail("tokenize", "out of memory");
+	int rc = tokenizer_encode(t, text, len, special, parse, &ids, &n);
+
+	if (rc == -EILSEQ)
+		return cli_fail("tokenize", "the vocabulary has no token for one of the text's bytes, and no unknown token");
+	if (rc != 0)
+		return cli_fail("tokenize", "%s", strerror(-rc));
 	putchar('[');
 	for (i = 0; i < n; i++)
 		printf(i == 0 ? "%d" : ", %d", ids[i]);

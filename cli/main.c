@@ -5,10 +5,17 @@
 #include "cli/cli.h"
 
 static const struct cli_cmd commands[] = {
-	{"eval", cmd_eval, "run a model on token ids in this process and write its logits"},
+	{"run", cmd_run, "bring a topology up, generate text, print the latency table, take it down"},
+	{"up", cmd_up, "bring a topology up and leave it running (--check: only validate)"},
+	{"status", cmd_status, "what runs and what is in use"},
+	{"down", cmd_down, "take a topology down and undo what up did to the host"},
+	{"stage", cmd_stage, "the process of one stage: [EAL args] -- --topology F --name N"},
+	{"gateway", cmd_gateway, "the process of the gateway: [EAL args] -- --topology F"},
 	{"inspect", cmd_inspect, "what is in a model file, and which blocks weigh what"},
-	{"bench", cmd_bench, "round trips of a link, and prompt and generation speed of a model"},
+	{"eval", cmd_eval, "run a model on token ids in this process and write its logits"},
 	{"tokenize", cmd_tokenize, "text to token ids and back"},
+	{"bench", cmd_bench, "round trips of a link, and prompt and generation speed of a model"},
+	{"host", cmd_host, "check, apply or undo what a host needs"},
 };
 
 static void help(FILE *out)
