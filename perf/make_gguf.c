@@ -2,9 +2,9 @@
 /*
  * penstock-make-gguf: writes a GGUF of random weights in any shape, for
  * measurements and tests that need a model's size but not its sense. Weights
- * are scaled so that activations and logits stay near a standard deviation of
- * one; the same options give the same bytes. Tensors are made and written a
- * piece at a time: a model larger than memory is no trouble.
+ * are scaled so that activations stay near one and logits near two; the same
+ * options give the same bytes. Tensors are made and written a piece at a time:
+ * a model larger than memory is no trouble.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -67,14 +67,16 @@ static size_t to_q8_0(const float *x, size_t n, uint8_t *out)
 		uint16_t h;
 
 		for (size_t i = 0; i < Q8_ELEMS; i++)
-			amax = fmaxf(amax, fabsf(x[i]));
+			amax = fabsf(x[i]) > amax ? fabsf(x[i]) : amax;
 		h = to_f16(fmaxf(amax / 127.0f, 0x1p-14f));
 		scale = 1.0f / from_f16_normal(h);
 		ps_store16(out, h);
 		for (size_t i = 0; i < Q8_ELEMS; i++) {
-			float q = fminf(fmaxf(x[i] * scale, -127.0f), 127.0f);
+			long q = lrintf(x[i] * scale);
 
-			out[2 + i] = (uint8_t)(int8_t)lrintf(q);
+			/* The scale was rounded to F16: the largest may come out at 127.03 or so, never 128.
+			 */
+			out[2 + i] = (uint8_t)(int8_t)q;
 		}
 	}
 	return n / Q8_ELEMS * Q8_BYTES;
