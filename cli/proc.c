@@ -256,8 +256,10 @@ static void fill_link_cfg(struct proc *p, const struct port_plan *plan, uint32_t
 static int start_ports(struct proc *p, struct port_plan *plan, struct ps_err *err)
 {
 	const struct topo_node *node = &p->topo->nodes[p->self->node];
+	char prefix[96];
 	const struct nic_cfg cfg = {
 		.name = p->self->name,
+		.file_prefix = prefix,
 		.hugepages_mb = node->hugepages_mb,
 		.capture = p->topo->wire.capture,
 		.eal_argc = p->args.eal_argc,
@@ -266,8 +268,11 @@ static int start_ports(struct proc *p, struct port_plan *plan, struct ps_err *er
 		.n_ports = plan->n_ports,
 		.wait_ms = 20000,
 	};
-	int rc = nic_start(&cfg, p->ports, err);
+	int rc;
 
+	/* The launcher knows it, too, and clears away what a killed process leaves under it. */
+	launch_eal_prefix(p->args.run_dir, p->self->name, prefix, sizeof(prefix));
+	rc = nic_start(&cfg, p->ports, err);
 	p->n_ports = rc == 0 ? plan->n_ports : 0;
 	return rc;
 }

@@ -35,8 +35,8 @@ static struct {
 	bool capture;
 	bool keep_quiet; /* during start: the log goes into the error text only */
 	uint32_t mb;
-	char prefix[NAME_MAX_LEN + 32];
-	char text[160];
+	char prefix[128];
+	char text[224];
 	char args[ARGS_MAX][ARG_BYTES];
 	char *argv[ARGS_MAX + 1];
 	int argc;
@@ -306,6 +306,10 @@ set_prefix(const struct nic_cfg *cfg)
 	size_t n = (size_t)snprintf(eal.prefix, sizeof(eal.prefix), "penstock-");
 	const char *name = cfg->name != NULL ? cfg->name : "nic";
 
+	if (cfg->file_prefix != NULL) {
+		snprintf(eal.prefix, sizeof(eal.prefix), "%s", cfg->file_prefix);
+		return;
+	}
 	for (size_t i = 0; name[i] != '\0' && i < NAME_MAX_LEN; i++)
 		eal.prefix[n++] = isalnum((unsigned char)name[i]) ? name[i] : '-';
 	snprintf(eal.prefix + n, sizeof(eal.prefix) - n, "-%ld", (long)getpid());

@@ -42,7 +42,8 @@ struct nic_port_cfg {
 };
 
 struct nic_cfg {
-	const char *name;        /* process name: EAL file prefix and log topic */
+	const char *name;        /* process name, for logs and, if there is no other, the EAL prefix */
+	const char *file_prefix; /* EAL's --file-prefix; NULL: penstock-NAME-PID */
 	uint32_t hugepages_mb;   /* 0: --no-huge */
 	bool capture;            /* allow dpdk-dumpcap to attach (hugepage files exist meanwhile) */
 	int eal_argc;            /* the user's EAL arguments, passed through; they win */
