@@ -20,6 +20,7 @@
 struct answer {
 	char *text;
 	size_t len, cap, printed;
+	json_t *ids;
 	json_t *done;
 };
 
@@ -68,15 +69,26 @@ static void send_requests(struct client *c)
 {
 	const struct sampler_params *s = &c->o->sampling;
 	uint32_t i;
+	size_t k;
 
-	for (i = 0; i < c->o->n_prompts; i++)
-		gw_conn_send(&c->conn,
-			     json_pack("{s:s, s:i, s:s, s:I, s:f, s:i, s:f, s:f, s:f, s:i, s:I}", "op", "generate", "id",
-				       (int)i, "prompt", c->o->prompts[i], "max_tokens", (json_int_t)c->o->max_tokens,
-				       "temperature", (double)s->temperature, "top_k", (int)s->top_k, "top_p",
-				       (double)s->top_p, "min_p", (double)s->min_p, "repeat_penalty",
-				       (double)s->repeat_penalty, "repeat_last_n", (int)s->repeat_last_n, "seed",
-				       (json_int_t)s->seed));
+	for (i = 0; i < c->o->n_prompts; i++) {
+		json_t *o = json_pack("{s:s, s:i, s:I, s:f, s:i, s:f, s:f, s:f, s:i, s:I}", "op", "generate", "id", (int)i,
+				      "max_tokens", (json_int_t)c->o->max_tokens, "temperature", (double)s->temperature,
+				      "top_k", (int)s->top_k, "top_p", (double)s->top_p, "min_p", (double)s->min_p,
+				      "repeat_penalty", (double)s->repeat_penalty, "repeat_last_n", (int)s->repeat_last_n,
+				      "seed", (json_int_t)s->seed);
+
+		if (c->o->prompt_ids == NULL) {
+			json_object_set_new(o, "prompt", json_string(c->o->prompts[i]));
+		} else {
+			json_t *ids = json_array();
+
+			for (k = 0; k < c->o->n_prompt_ids; k++)
+				json_array_append_new(ids, json_integer(c->o->prompt_ids[k]));
+			json_object_set_new(o, "tokens", ids);
+		}
+		gw_conn_send(&c->conn, o);
+	}
 }
 
 static int take_text(struct answer *a, json_t *o)
@@ -84,6 +96,10 @@ static int take_text(struct answer *a, json_t *o)
 	json_t *text = json_object_get(o, "text"), *bytes = json_object_get(o, "bytes"), *v;
 	size_t i;
 
+	if (a->ids == NULL)
+		a->ids = json_array();
+	if (json_object_get(o, "token") != NULL)
+		json_array_append(a->ids, json_object_get(o, "token"));
 	if (json_is_string(text))
 		return append(a, json_string_value(text), json_string_length(text));
 	json_array_foreach(bytes, i, v) {
@@ -172,8 +188,10 @@ static json_t *collect_results(struct client *c)
 		json_t *o = json_copy(a->done), *text = json_stringn(a->len > 0 ? a->text : "", a->len);
 
 		json_object_del(o, "event");
-		json_object_set_new(o, "prompt", json_string(c->o->prompts[i]));
+		if (c->o->prompt_ids == NULL)
+			json_object_set_new(o, "prompt", json_string(c->o->prompts[i]));
 		json_object_set_new(o, "text", text != NULL ? text : json_null());
+		json_object_set_new(o, "token_ids", a->ids != NULL ? json_incref(a->ids) : json_array());
 		json_array_append_new(results, o);
 	}
 	return results;
@@ -206,6 +224,7 @@ int client_run(const struct client_opts *o, json_t **results_out, struct ps_err 
 	for (i = 0; i < o->n_prompts; i++) {
 		free(c.answers[i].text);
 		json_decref(c.answers[i].done);
+		json_decref(c.answers[i].ids);
 	}
 	free(c.answers);
 	gw_conn_close(&c.conn);

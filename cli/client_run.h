@@ -17,6 +17,9 @@ struct client_opts {
 	const char *run_dir, *gateway; /* its socket is RUNDIR/GATEWAY.sock */
 	const char *const *prompts;
 	uint32_t n_prompts;
+	/* Instead of the one prompt's text: its token ids, nothing added. NULL: none. */
+	const int32_t *prompt_ids;
+	size_t n_prompt_ids;
 	uint32_t max_tokens;
 	struct sampler_params sampling;
 	bool json;

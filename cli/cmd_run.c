@@ -24,6 +24,7 @@ static const char usage[] =
 	"  --driver D           memif or af_xdp for the links, instead of the topology's\n"
 	"  --stages N           N stages instead of the topology's\n"
 	"  -p, --prompt TEXT    may be given several times: the prompts run together\n"
+	"  --prompt-ids IDS     token ids instead of a text, nothing added (for a model without a vocabulary)\n"
 	"  --tokens N           tokens to generate (64)\n"
 	"  --temperature T      0: greedy (0.8)\n"
 	"  --top-k K, --top-p P, --min-p P, --repeat-penalty R, --repeat-last-n N\n"
@@ -39,6 +40,8 @@ struct run_opts {
 	struct topo_overrides ov;
 	const char *prompts[RUN_MAX_PROMPTS];
 	uint32_t n_prompts, tokens;
+	int32_t *ids;
+	size_t n_ids;
 	struct sampler_params sampling;
 	bool json, capture;
 };
@@ -46,6 +49,7 @@ struct run_opts {
 enum {
 	OPT_TOPOLOGY = 256, OPT_MODEL, OPT_DRIVER, OPT_STAGES, OPT_TOKENS, OPT_TEMPERATURE, OPT_TOP_K, OPT_TOP_P,
 	OPT_MIN_P, OPT_PENALTY, OPT_LAST_N, OPT_SEED, OPT_NO_HUGE, OPT_CAPTURE, OPT_ATTACH, OPT_JSON,
+	OPT_IDS,
 };
 
 static const struct option longs[] = {
@@ -54,6 +58,7 @@ static const struct option longs[] = {
 	{"driver", required_argument, NULL, OPT_DRIVER},
 	{"stages", required_argument, NULL, OPT_STAGES},
 	{"prompt", required_argument, NULL, 'p'},
+	{"prompt-ids", required_argument, NULL, OPT_IDS},
 	{"tokens", required_argument, NULL, OPT_TOKENS},
 	{"temperature", required_argument, NULL, OPT_TEMPERATURE},
 	{"top-k", required_argument, NULL, OPT_TOP_K},
@@ -133,6 +138,10 @@ static bool parse_option(int c, struct run_opts *o)
 		if (o->n_prompts < RUN_MAX_PROMPTS)
 			o->prompts[o->n_prompts++] = optarg;
 		return true;
+	case OPT_IDS:
+		free(o->ids);
+		o->ids = NULL;
+		return cli_ids("run", "--prompt-ids", optarg, &o->ids, &o->n_ids);
 	case OPT_TOKENS:
 		return cli_u32("run", "--tokens", optarg, 1, 1u << 20, &o->tokens);
 	case OPT_NO_HUGE:
@@ -174,6 +183,8 @@ static int parse_args(int argc, char **argv, struct run_opts *o)
 		o->topology = argv[optind];
 	if (o->topology != NULL && o->attach != NULL)
 		return cli_usage("run", "--attach NAME takes no topology");
+	if (o->n_prompts > 0 && o->ids != NULL)
+		return cli_usage("run", "--prompt and --prompt-ids exclude each other");
 	if (o->n_prompts == 0)
 		o->prompts[o->n_prompts++] = "Then the king";
 	return -1;
@@ -218,6 +229,8 @@ static int generate(const struct run_opts *o, const char *run_dir, const char *g
 		.gateway = gateway,
 		.prompts = o->prompts,
 		.n_prompts = o->n_prompts,
+		.prompt_ids = o->ids,
+		.n_prompt_ids = o->n_ids,
 		.max_tokens = o->tokens,
 		.sampling = o->sampling,
 		.json = o->json,
@@ -289,13 +302,16 @@ int cmd_run(int argc, char **argv)
 	o.sampling.top_p = 0.95f;
 	o.sampling.seed = 1;
 	rc = parse_args(argc, argv, &o);
-	if (rc >= 0)
+	if (rc >= 0) {
+		free(o.ids);
 		return rc;
+	}
 	sigaction(SIGINT, &sa, NULL);
 	sigaction(SIGTERM, &sa, NULL);
 	sigaction(SIGHUP, &sa, NULL);
 	signal(SIGPIPE, SIG_IGN);
 	rc = o.attach != NULL ? run_attached(&o) : run_launched(&o);
+	free(o.ids);
 	/* All is undone; scripts see the usual status of an interrupted command. */
 	return atomic_load(&interrupted) != 0 ? 128 + atomic_load(&interrupted) : rc;
 }
