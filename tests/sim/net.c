@@ -27,17 +27,17 @@ bool rng_chance(struct rng *r, double p)
 
 void net_init(struct net *n, uint64_t seed)
 {
+	/* Once a process: 37 MB a seed would take most of a run's time where malloc fills what it gives. */
+	static uint8_t *bytes;
+
+	if (bytes == NULL)
+		bytes = malloc((size_t)NET_CAPACITY * NET_MAX_PKT);
+	CHECK(bytes != NULL);
 	memset(n, 0, sizeof(*n));
 	n->rng.s = seed;
-	n->bytes = malloc((size_t)NET_CAPACITY * NET_MAX_PKT);
-	CHECK(n->bytes != NULL);
+	n->bytes = bytes;
 	for (uint32_t i = 0; i < NET_CAPACITY; i++)
 		n->free_slots[n->n_free++] = NET_CAPACITY - 1 - i;
-}
-
-void net_fini(struct net *n)
-{
-	free(n->bytes);
 }
 
 static bool before(const struct net_pkt *a, const struct net_pkt *b)

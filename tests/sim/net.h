@@ -49,8 +49,8 @@ struct net {
 	uint64_t lost, duplicated, corrupted, reordered;
 };
 
+/* One at a time: all share one store of bytes. */
 void net_init(struct net *n, uint64_t seed);
-void net_fini(struct net *n);
 void net_send(struct net *n, uint8_t to, const struct dp_tx_pkt *pkt, uint64_t now_ns);
 /* UINT64_MAX when empty. */
 uint64_t net_next_ns(const struct net *n);

@@ -630,7 +630,6 @@ static void run(uint64_t seed, uint64_t totals[DP_COUNTER_COUNT])
 	totals_add(totals, m);
 	side_destroy(&m->side[0]);
 	side_destroy(&m->side[1]);
-	net_fini(&m->net);
 }
 
 int main(int argc, char **argv)
