@@ -111,8 +111,12 @@ static bool seq_seen(const struct dp_link *l, uint64_t seq)
 
 static void ack_schedule(struct dp_link *l, const struct dp_hdr *h, uint64_t now_ns)
 {
-	/* Only the newest packet tells the round trip; a straggler or a duplicate does not. */
-	if (h->pkt_seq + 1 == l->rx_end) {
+	/*
+	 * The first packet since the last ACK tells the round trip (RFC 7323, 4.1): where we were not
+	 * scheduled for a while, it waited longest, and the sender's timeouts should learn that. A
+	 * straggler or a duplicate tells nothing.
+	 */
+	if (!l->echo_set && h->pkt_seq + 1 == l->rx_end) {
 		l->echo_set = true;
 		l->echo_tx_time_ns = h->tx_time_ns;
 		l->echo_rx_ns = now_ns;
