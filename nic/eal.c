@@ -9,6 +9,7 @@
 #include <mntent.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -312,7 +313,11 @@ set_prefix(const struct nic_cfg *cfg)
 	}
 	for (size_t i = 0; name[i] != '\0' && i < NAME_MAX_LEN; i++)
 		eal.prefix[n++] = isalnum((unsigned char)name[i]) ? name[i] : '-';
-	snprintf(eal.prefix + n, sizeof(eal.prefix) - n, "-%ld", (long)getpid());
+	eal.prefix[n++] = '-';
+	eal.prefix[n] = '\0';
+	/* What a predecessor of this name left when it was killed. */
+	(void)nic_cleanup_stale(eal.prefix);
+	snprintf(eal.prefix + n, sizeof(eal.prefix) - n, "%ld", (long)getpid());
 }
 
 /* EAL prints its usage on stdout, which may be somebody's JSON, and "FATAL" lines past its log.
@@ -403,8 +408,10 @@ nic_eal_start(const struct nic_cfg *cfg, uint64_t need_bytes, struct ps_err *err
 		rc = check_hugepages(cfg, err);
 	if (rc == 0)
 		rc = run_eal_init(cfg, err);
-	if (rc != 0)
+	if (rc != 0) {
+		nic_eal_stop();
 		return rc;
+	}
 	eal.started = true;
 	if (eal.capture && rte_pdump_init() != 0)
 		return ps_err_set(err, -EINVAL, "capture: rte_pdump_init: %s", nic_eal_log_tail());
@@ -459,37 +466,40 @@ remove_runtime_dir(const char *dir)
 	return n + (rmdir(dir) == 0);
 }
 
+/* EAL's runtime directory: it holds the telemetry socket even where nothing is shared. */
+static void
+remove_own_runtime_dir(void)
+{
+	const char *dir = rte_eal_get_runtime_dir();
+
+	if (strstr(dir, eal.prefix) != NULL) {
+		remove_runtime_dir(dir);
+	} else if (dir[0] != '\0' && rte_eal_process_type() == RTE_PROC_PRIMARY) {
+		/* A prefix of the user's: others may use it too. */
+		remove_files(dir, "", "/dpdk_telemetry*");
+		(void)!rmdir(dir);
+	}
+}
+
 void
 nic_eal_stop(void)
 {
-	if (!eal.started)
-		return;
-	if (eal.capture) {
+	if (eal.started && eal.capture) {
 		rte_pdump_uninit();
 		remove_hugepage_files(eal.prefix);
 	}
-	/* With --in-memory there is none, and then this does nothing. */
-	if (strstr(rte_eal_get_runtime_dir(), eal.prefix) != NULL)
-		remove_runtime_dir(rte_eal_get_runtime_dir());
+	remove_own_runtime_dir();
 }
 
-/* Does a living process hold EAL's lock on `dir`/config? */
+/* Our prefixes end in the process's number. A number that is in use again only delays the
+ * clean-up. */
 static bool
-runtime_dir_in_use(const char *dir)
+prefix_in_use(const char *prefix)
 {
-	struct flock lk = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-	char path[PATH_MAX];
-	bool used = false;
-	int fd;
+	const char *dash = strrchr(prefix, '-');
+	long pid = dash != NULL ? strtol(dash + 1, NULL, 10) : 0;
 
-	snprintf(path, sizeof(path), "%s/config", dir);
-	fd = open(path, O_RDWR | O_CLOEXEC);
-	if (fd < 0)
-		return false;
-	if (fcntl(fd, F_GETLK, &lk) == 0)
-		used = lk.l_type != F_UNLCK;
-	close(fd);
-	return used;
+	return pid > 0 && (kill((pid_t)pid, 0) == 0 || errno == EPERM);
 }
 
 int
@@ -510,9 +520,11 @@ nic_cleanup_stale(const char *prefix)
 	if (glob(pattern, GLOB_ONLYDIR, NULL, &g) != 0)
 		return 0;
 	for (size_t i = 0; i < g.gl_pathc; i++) {
-		if (runtime_dir_in_use(g.gl_pathv[i]))
+		const char *name = strrchr(g.gl_pathv[i], '/') + 1;
+
+		if (prefix_in_use(name))
 			continue;
-		n += remove_hugepage_files(strrchr(g.gl_pathv[i], '/') + 1);
+		n += remove_hugepage_files(name);
 		n += remove_runtime_dir(g.gl_pathv[i]);
 	}
 	globfree(&g);

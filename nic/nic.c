@@ -166,8 +166,10 @@ nic_start(const struct nic_cfg *cfg, struct dp_port **ports_out, struct ps_err *
 	for (uint32_t i = 0; i < cfg->n_ports; i++)
 		need += nic_pool_bytes(&cfg->ports[i]);
 	rc = nic_eal_start(cfg, mem != NULL ? 0 : need, err);
-	if (rc != 0)
+	if (rc != 0) {
+		nic_eal_log_loud();
 		return rc;
+	}
 	for (uint32_t i = 0; rc == 0 && i < cfg->n_ports; i++) {
 		n_ports = i + 1;
 		rc = open_port(&ports[i], cfg, i, &mem, &mem_left, err);

@@ -83,8 +83,8 @@ int ps_warn_unused nic_port_guard_counts(struct dp_port *port, struct nic_guard_
 
 /* Removes what killed processes whose EAL prefix begins with `prefix` (which itself begins with
  * "penstock-") left behind: runtime directories and hugepage files. Those of living processes
- * stay. Returns how many files and directories were removed, or -EINVAL. Only processes that
- * ran with `capture` leave such files. */
+ * stay. Returns how many files and directories were removed, or -EINVAL. nic_start does it for
+ * its own name. Hugepage files are left only by processes that ran with `capture`. */
 int nic_cleanup_stale(const char *prefix);
 
 #endif
