@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "model/arch.h"
@@ -464,4 +466,34 @@ const char *model_op_name(enum model_op_kind kind)
 
 	CHECK((size_t)kind < sizeof(names) / sizeof(names[0]));
 	return names[kind];
+}
+
+static void populate_tensor(const struct gguf_tensor *t)
+{
+	const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+	uintptr_t start, end;
+
+	if (t == NULL)
+		return;
+	start = (uintptr_t)t->data & ~(page - 1);
+	end = (uintptr_t)t->data + t->n_bytes;
+	if (madvise((void *)start, end - start, MADV_POPULATE_READ) != 0)
+		(void)madvise((void *)start, end - start, MADV_WILLNEED);
+}
+
+void model_graph_populate(const struct model_graph *graph)
+{
+	uint32_t i;
+
+	for (i = 0; i < graph->n_ops; i++) {
+		const struct model_op *op = &graph->ops[i];
+
+		if (op->kind == MODEL_OP_EMBED)
+			continue;
+		populate_tensor(op->w);
+		populate_tensor(op->b);
+		populate_tensor(op->w_gate);
+		populate_tensor(op->w_up);
+		populate_tensor(op->w_down);
+	}
 }

@@ -164,6 +164,11 @@ int ps_warn_unused model_graph_build(const struct gguf *g, uint32_t first, uint3
 				     struct model_graph **graph_out, struct ps_err *err);
 void model_graph_free(struct model_graph *graph);
 
+/* Maps the pages of every matrix the graph reads whole, so that the first batch does not fault
+ * them in one by one (embedding tables, of which a batch reads a few rows, stay as they are). Best
+ * effort: where the kernel cannot (before Linux 5.14) it only starts reading ahead. */
+void model_graph_populate(const struct model_graph *graph);
+
 /* Lower-case name of an operation, for tables and logs. */
 const char *model_op_name(enum model_op_kind kind);
 

@@ -100,6 +100,7 @@ int stage_core_open(const struct stage_core_cfg *cfg, struct stage_core **core_o
 	rc = c->ops == NULL ? -ENOTSUP : c->ops->open(&args, c->graph, &c->accel, err);
 	if (rc != 0)
 		goto out_close;
+	model_graph_populate(c->graph);
 	rc = alloc_core(c);
 	if (rc != 0) {
 		ps_err_set(err, rc, "out of memory for %u slots of %u positions", cfg->n_slots, cfg->n_ctx);
