@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "topology/launch.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -37,11 +38,13 @@ void launch_run_base(char *buf, size_t cap)
 		snprintf(buf, cap, "/tmp/penstock-%u", (unsigned)geteuid());
 }
 
-void launch_eal_prefix(const char *run_dir, const char *proc, char *buf, size_t cap)
+/* As the nic room names it. */
+void launch_eal_prefix(const char *proc, uint32_t pid, char *buf, size_t cap)
 {
-	const char *slash = strrchr(run_dir, '/');
-
-	snprintf(buf, cap, "penstock-%s-%s", slash != NULL ? slash + 1 : run_dir, proc);
+	snprintf(buf, cap, "penstock-%s-%u", proc, pid);
+	for (char *c = buf + strlen("penstock-"); *c != '\0'; c++)
+		if (!isalnum((unsigned char)*c))
+			*c = '-';
 }
 
 /* ---- removing files ---- */
@@ -87,12 +90,12 @@ static void remove_hugepage_files(const char *eal_prefix)
 		fclose(f);
 }
 
-static void remove_eal_files(const char *run_dir, const char *proc)
+static void remove_eal_files(const struct launch_state_proc *p)
 {
 	const char *xdg = getenv("XDG_RUNTIME_DIR");
 	char prefix[128], path[PATH_MAX];
 
-	launch_eal_prefix(run_dir, proc, prefix, sizeof(prefix));
+	launch_eal_prefix(p->name, p->pid, prefix, sizeof(prefix));
 	remove_hugepage_files(prefix);
 	snprintf(path, sizeof(path), "%s/dpdk/%s", geteuid() == 0 ? "/var/run" : (xdg != NULL ? xdg : "/tmp"),
 		 prefix);
@@ -197,7 +200,7 @@ static int take_down(const char *run_dir, struct launch_state *s, struct ps_err 
 	for (uint32_t i = 0; i < s->n_netns; i++)
 		keep_first(netns_del(s->netns[i].name, &e), &e, &first, err);
 	for (uint32_t i = 0; i < s->n_procs; i++)
-		remove_eal_files(run_dir, s->procs[i].name);
+		remove_eal_files(&s->procs[i]);
 	if (pages > 0) {
 		/* Written down first: pages kept by a crash here are better than pages taken twice. */
 		s->hugepages_added = 0;
