@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,16 +11,17 @@
 #include <time.h>
 #include <unistd.h>
 
-#define POOL         "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 #define LOCK_WAIT_MS 60000u
+
+const char *hugepages_pool = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 
 static int read_count(const char *file, uint32_t *out)
 {
-	char path[128], text[32] = "";
+	char path[PATH_MAX], text[32] = "";
 	ssize_t n;
 	int fd;
 
-	snprintf(path, sizeof(path), POOL "%s", file);
+	snprintf(path, sizeof(path), "%s/%s", hugepages_pool, file);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
@@ -41,15 +43,19 @@ int hugepages_read(struct hugepages *out, struct ps_err *err)
 	if (rc == 0)
 		rc = read_count("resv_hugepages", &reserved);
 	if (rc != 0)
-		return ps_err_set(err, rc, POOL ": %s; expected a kernel with 2 MB hugepages", strerror(-rc));
+		return ps_err_set(err, rc, "%s: %s; expected a kernel with 2 MB hugepages", hugepages_pool,
+				  strerror(-rc));
 	out->free -= reserved < out->free ? reserved : out->free;
 	return 0;
 }
 
 static int write_total(uint32_t pages)
 {
-	int fd = open(POOL "nr_hugepages", O_WRONLY | O_CLOEXEC), rc = 0;
+	char path[PATH_MAX];
+	int fd, rc = 0;
 
+	snprintf(path, sizeof(path), "%s/nr_hugepages", hugepages_pool);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
 	if (dprintf(fd, "%u", pages) < 0)
@@ -71,11 +77,14 @@ static bool interrupted(void)
 static int lock_pool(int *lock_out, struct ps_err *err)
 {
 	const struct timespec pause = {.tv_nsec = 20 * 1000 * 1000};
-	int fd = open(POOL "nr_hugepages", O_RDONLY | O_CLOEXEC);
+	char path[PATH_MAX];
+	int fd;
 
+	snprintf(path, sizeof(path), "%s/nr_hugepages", hugepages_pool);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return ps_err_set(err, -errno, POOL ": %s; expected a kernel with 2 MB hugepages",
-				  strerror(errno));
+		return ps_err_set(err, -errno, "%s: %s; expected a kernel with 2 MB hugepages",
+				  hugepages_pool, strerror(errno));
 	for (uint32_t ms = 0; flock(fd, LOCK_EX | LOCK_NB) != 0; ms += 20) {
 		if (interrupted() || ms >= LOCK_WAIT_MS) {
 			close(fd);
@@ -106,8 +115,8 @@ static int add_pages(const struct hugepages *have, uint32_t need, uint32_t *adde
 		return ps_err_set(
 		    err, rc == -EPERM || rc == -EACCES ? -EACCES : rc,
 		    "found %u free hugepages of 2 MB; expected %u, and adding them failed (%s): "
-		    "as root, echo %u > " POOL "nr_hugepages",
-		    have->free, need, strerror(-rc), want);
+		    "as root, echo %u > %s/nr_hugepages",
+		    have->free, need, strerror(-rc), want, hugepages_pool);
 	rc = hugepages_read(&now, err);
 	if (rc == 0 && now.free >= need) {
 		*added_out = now.total - have->total;
@@ -150,9 +159,8 @@ int hugepages_give_back(uint32_t pages, struct ps_err *err)
 
 	if (pages == 0)
 		return 0;
-	rc = lock_pool(&lock, err);
-	if (rc != 0 && rc != -EINTR) /* a second Ctrl-C must not keep the pages */
-		return rc;
+	/* Neither a second Ctrl-C nor somebody who never unlocks may keep the pages. */
+	(void)!lock_pool(&lock, NULL);
 	rc = hugepages_read(&have, err);
 	if (rc == 0) {
 		rc = write_total(have.total > pages ? have.total - pages : 0);

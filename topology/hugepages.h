@@ -14,6 +14,9 @@ struct hugepages {
 	uint32_t total, free; /* free: not even reserved */
 };
 
+/* The pool's folder in sysfs; tests have one of their own. */
+extern const char *hugepages_pool;
+
 /* -ENOENT where the kernel has no 2 MB pages. */
 int ps_warn_unused hugepages_read(struct hugepages *out, struct ps_err *err);
 

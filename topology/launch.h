@@ -20,6 +20,9 @@
 
 struct launch;
 
+/* From SIGTERM to SIGKILL when a deployment is taken down; tests have no such time. */
+extern uint32_t launch_term_wait_ms;
+
 struct launch_opts {
 	const char *run_base;      /* NULL: launch_run_base() */
 	const char *penstock_exe;  /* NULL: this program */

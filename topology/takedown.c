@@ -21,8 +21,9 @@
 #include "topology/hugepages.h"
 #include "topology/netns.h"
 
-#define TERM_WAIT_MS 5000u /* from SIGTERM to SIGKILL */
 #define KILL_WAIT_MS 2000u
+
+uint32_t launch_term_wait_ms = 5000;
 
 void launch_run_base(char *buf, size_t cap)
 {
@@ -163,7 +164,7 @@ static int end_processes(const struct launch_state *s, struct ps_err *err)
 	open_processes(s, &e);
 	signal_all(&e, SIGCONT);
 	signal_all(&e, SIGTERM);
-	ended = wait_all(&e, TERM_WAIT_MS);
+	ended = wait_all(&e, launch_term_wait_ms);
 	if (!ended) {
 		signal_all(&e, SIGKILL);
 		ended = wait_all(&e, KILL_WAIT_MS);

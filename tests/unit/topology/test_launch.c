@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "topology/hugepages.h"
 #include "topology/launch.h"
 #include "topology/netns.h"
 
@@ -291,6 +292,187 @@ static void test_killed_launcher(void **state)
 	killed_launcher(MEMIF);
 }
 
+/* Processes that ignore SIGTERM get SIGKILL after the wait. */
+static void test_stubborn(void **state)
+{
+	struct topology *t = load(MEMIF);
+	struct launch_opts o = opts("stubborn");
+	struct launch *l = up_ok(t, &o);
+	struct launch_state s;
+	struct ps_err err;
+
+	(void)state;
+	assert_int_equal(launch_state_read(launch_run_dir(l), &s, &err), 0);
+	launch_term_wait_ms = 50;
+	assert_int_equal(launch_down(l, &err), 0);
+	launch_term_wait_ms = 5000;
+	assert_gone(&s);
+	topo_free(t);
+}
+
+/* ---- hugepages, in a pool of the test's own: what is in it is free ---- */
+
+static char pool[96], said[512];
+
+static void pool_write(const char *file, const char *text)
+{
+	char path[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", pool, file);
+	f = fopen(path, "w");
+	assert_non_null(f);
+	fputs(text, f);
+	fclose(f);
+}
+
+static void make_pool(const char *total)
+{
+	char path[128];
+
+	snprintf(pool, sizeof(pool), "%s/pool", base);
+	assert_int_equal(mkdir(pool, 0700), 0);
+	pool_write("nr_hugepages", total);
+	pool_write("resv_hugepages", "0");
+	snprintf(path, sizeof(path), "%s/free_hugepages", pool);
+	assert_int_equal(symlink("nr_hugepages", path), 0);
+	hugepages_pool = pool;
+}
+
+static void remove_pool(const char *const *real)
+{
+	const char *const files[] = {"nr_hugepages", "resv_hugepages", "free_hugepages"};
+	char path[128];
+
+	hugepages_pool = *real;
+	for (size_t i = 0; i < 3; i++) {
+		snprintf(path, sizeof(path), "%s/%s", pool, files[i]);
+		(void)remove(path);
+	}
+	rmdir(pool);
+}
+
+static uint32_t pool_total(void)
+{
+	struct hugepages h;
+
+	assert_int_equal(hugepages_read(&h, NULL), 0);
+	return h.total;
+}
+
+static void say(void *ctx, const char *line)
+{
+	(void)ctx;
+	snprintf(said, sizeof(said), "%s", line);
+}
+
+#define HUGE "nodes: [{name: a, hugepages_mb: 64}]\nstages: [{}, {}]\n"
+
+static void test_hugepages_added(void **state)
+{
+	const char *real = hugepages_pool;
+	struct launch_opts o = opts("ok");
+	struct launch *first, *second;
+	struct topology *t = load(HUGE);
+	struct launch_state s;
+	struct ps_err err;
+
+	(void)state;
+	make_pool("10");
+	first = up_ok(t, &o); /* 3 processes of 32 pages: 86 are missing */
+	assert_int_equal(launch_state_read(launch_run_dir(first), &s, &err), 0);
+	assert_int_equal(s.hugepages_added, 86);
+	assert_int_equal(pool_total(), 96);
+	o.detach = true; /* another name; finds enough, and so adds and gives back none */
+	second = up_ok(t, &o);
+	assert_int_equal(launch_state_read(launch_run_dir(second), &s, &err), 0);
+	assert_int_equal(s.hugepages_added, 0);
+	assert_int_equal(launch_down(second, &err), 0);
+	assert_int_equal(pool_total(), 96);
+	pool_write("nr_hugepages", "98"); /* someone else adds two: they stay */
+	assert_int_equal(launch_down(first, &err), 0);
+	assert_int_equal(pool_total(), 12);
+	remove_pool(&real);
+	topo_free(t);
+}
+
+/* memif goes on without hugepages and says so; what needs them does not. */
+static void test_hugepages_lacking(void **state)
+{
+	const char *real = hugepages_pool;
+	struct launch_opts o = opts("ok");
+	struct topology *t = load(HUGE);
+	struct launch *l;
+	struct ps_err err;
+
+	(void)state;
+	o.say = say;
+	said[0] = '\0';
+	hugepages_pool = "/nonexistent";
+	l = up_ok(t, &o);
+	hugepages_pool = real;
+	assert_non_null(strstr(said, "running without hugepages (slower): /nonexistent"));
+	assert_int_equal(launch_topology(l)->nodes[0].hugepages_mb, 0);
+	assert_int_equal(launch_down(l, &err), 0);
+	topo_free(t);
+	if (geteuid() != 0)
+		return; /* af_xdp fails earlier */
+	t = load("wire: {driver: af_xdp}\nnodes: [{name: a}, {name: b}]\nstages: [{node: a}, {node: b}]\n");
+	hugepages_pool = "/nonexistent";
+	assert_int_equal(launch_up(t, &o, &l, &err), -ENOENT);
+	hugepages_pool = real;
+	assert_non_null(strstr(err.msg, "expected a kernel with 2 MB hugepages"));
+	topo_free(t);
+}
+
+/* Pages that the kernel cannot find are not kept half. */
+static void test_hugepages_scattered(void **state)
+{
+	const char *real = hugepages_pool;
+	struct ps_err err = {""};
+	char path[128];
+	uint32_t added = 7;
+	int lock = 0;
+
+	(void)state;
+	make_pool("10");
+	snprintf(path, sizeof(path), "%s/free_hugepages", pool);
+	assert_int_equal(unlink(path), 0);
+	pool_write("free_hugepages", "3"); /* whatever is asked for */
+	assert_int_equal(hugepages_reserve(12, &lock, &added, &err), -ENOMEM);
+	assert_int_equal(added, 0);
+	assert_int_equal(lock, -1);
+	assert_int_equal(pool_total(), 10);
+	remove_pool(&real);
+}
+
+static void test_killed_process_files(void **state)
+{
+	struct topology *t = load(MEMIF);
+	struct launch_opts o = opts("ok");
+	struct launch *l = up_ok(t, &o);
+	const char *xdg = getenv("XDG_RUNTIME_DIR");
+	char dpdk[128], dir[256], prefix[128], file[300];
+	struct launch_state s;
+	struct ps_err err;
+	FILE *f;
+
+	(void)state;
+	assert_int_equal(launch_state_read(launch_run_dir(l), &s, &err), 0);
+	launch_eal_prefix("s1", s.procs[1].pid, prefix, sizeof(prefix));
+	snprintf(dpdk, sizeof(dpdk), "%s/dpdk", geteuid() == 0 ? "/var/run" : xdg != NULL ? xdg : "/tmp");
+	(void)mkdir(dpdk, 0700);
+	snprintf(dir, sizeof(dir), "%s/%s", dpdk, prefix);
+	assert_int_equal(mkdir(dir, 0700), 0);
+	snprintf(file, sizeof(file), "%s/config", dir);
+	f = fopen(file, "w");
+	assert_non_null(f);
+	fclose(f);
+	assert_int_equal(launch_down(l, &err), 0);
+	assert_int_equal(access(dir, F_OK), -1);
+	topo_free(t);
+}
+
 static void on_signal(int sig)
 {
 	(void)sig;
@@ -478,6 +660,11 @@ int main(void)
 	    T(test_interrupted),
 	    T(test_reused_pid),
 	    T(test_torn_state),
+	    T(test_stubborn),
+	    T(test_hugepages_added),
+	    T(test_hugepages_lacking),
+	    T(test_hugepages_scattered),
+	    T(test_killed_process_files),
 	    T(test_namespaces),
 	    T(test_namespaces_killed),
 	    T(test_named_namespace_taken),
