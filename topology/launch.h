@@ -77,6 +77,6 @@ int ps_warn_unused launch_find(const char *run_base, const char *name, char *dir
 			       struct ps_err *err);
 
 /* The EAL file prefix of a process; what EAL leaves behind under it is removed by launch_down. */
-void launch_eal_prefix(const char *proc, uint32_t pid, char *buf, size_t cap);
+void launch_eal_prefix(const char *run_dir, const char *proc, char *buf, size_t cap);
 
 #endif

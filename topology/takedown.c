@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "topology/launch.h"
 
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -22,6 +21,7 @@
 #include "topology/netns.h"
 
 #define KILL_WAIT_MS 2000u
+#define PREFIX_BYTES 64u /* what the nic room keeps of an EAL file prefix */
 
 uint32_t launch_term_wait_ms = 5000;
 
@@ -39,13 +39,19 @@ void launch_run_base(char *buf, size_t cap)
 		snprintf(buf, cap, "/tmp/penstock-%u", (unsigned)geteuid());
 }
 
-/* As the nic room names it. */
-void launch_eal_prefix(const char *proc, uint32_t pid, char *buf, size_t cap)
+void launch_eal_prefix(const char *run_dir, const char *proc, char *buf, size_t cap)
 {
-	snprintf(buf, cap, "penstock-%s-%u", proc, pid);
-	for (char *c = buf + strlen("penstock-"); *c != '\0'; c++)
-		if (!isalnum((unsigned char)*c))
-			*c = '-';
+	const char *slash = strrchr(run_dir, '/'), *dir = slash != NULL ? slash + 1 : run_dir;
+	uint64_t h = 0xcbf29ce484222325ull;
+
+	if (snprintf(buf, cap, "penstock-%s-%s", dir, proc) < (int)(cap < PREFIX_BYTES ? cap : PREFIX_BYTES))
+		return;
+	/* Too long for EAL: a hash (FNV-1a) is as much the deployment's own. */
+	for (const char *c = dir; *c != '\0'; c++)
+		h = (h ^ (uint8_t)*c) * 0x100000001b3ull;
+	for (const char *c = proc; *c != '\0'; c++)
+		h = (h ^ (uint8_t)*c) * 0x100000001b3ull;
+	snprintf(buf, cap, "penstock-%016llx", (unsigned long long)h);
 }
 
 /* ---- removing files ---- */
@@ -91,12 +97,12 @@ static void remove_hugepage_files(const char *eal_prefix)
 		fclose(f);
 }
 
-static void remove_eal_files(const struct launch_state_proc *p)
+static void remove_eal_files(const char *run_dir, const char *proc)
 {
 	const char *xdg = getenv("XDG_RUNTIME_DIR");
 	char prefix[128], path[PATH_MAX];
 
-	launch_eal_prefix(p->name, p->pid, prefix, sizeof(prefix));
+	launch_eal_prefix(run_dir, proc, prefix, sizeof(prefix));
 	remove_hugepage_files(prefix);
 	snprintf(path, sizeof(path), "%s/dpdk/%s", geteuid() == 0 ? "/var/run" : (xdg != NULL ? xdg : "/tmp"),
 		 prefix);
@@ -201,7 +207,7 @@ static int take_down(const char *run_dir, struct launch_state *s, struct ps_err 
 	for (uint32_t i = 0; i < s->n_netns; i++)
 		keep_first(netns_del(s->netns[i].name, &e), &e, &first, err);
 	for (uint32_t i = 0; i < s->n_procs; i++)
-		remove_eal_files(&s->procs[i]);
+		remove_eal_files(run_dir, s->procs[i].name);
 	if (pages > 0) {
 		/* Written down first: pages kept by a crash here are better than pages taken twice. */
 		s->hugepages_added = 0;

@@ -459,7 +459,10 @@ static void test_killed_process_files(void **state)
 
 	(void)state;
 	assert_int_equal(launch_state_read(launch_run_dir(l), &s, &err), 0);
-	launch_eal_prefix("s1", s.procs[1].pid, prefix, sizeof(prefix));
+	launch_eal_prefix("/r/deployment-of-a-very-long-name-1", "stage-of-a-very-long-name-too", prefix,
+			  sizeof(prefix));
+	assert_int_equal(strlen(prefix), 25);
+	launch_eal_prefix(launch_run_dir(l), "s1", prefix, sizeof(prefix));
 	snprintf(dpdk, sizeof(dpdk), "%s/dpdk", geteuid() == 0 ? "/var/run" : xdg != NULL ? xdg : "/tmp");
 	(void)mkdir(dpdk, 0700);
 	snprintf(dir, sizeof(dir), "%s/%s", dpdk, prefix);
