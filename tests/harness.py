@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tempfile
 
+import leftovers
+
 ROOT = os.environ.get('PENSTOCK_SOURCE_ROOT') or os.path.realpath(os.path.join(os.path.dirname(__file__), '..'))
 PENSTOCK = os.environ.get('PENSTOCK') or os.path.join(ROOT, 'build', 'cli', 'penstock')
 DATA = os.environ.get('PENSTOCK_DATA_DIR') or os.path.join(ROOT, '..', 'shared')
@@ -70,15 +72,20 @@ def penstock(*args, stdin=b'', timeout=60):
     """Runs penstock; returns (exit status, stdout, stderr). A crash or a hang is a failure."""
     command = [PENSTOCK, *map(str, args)]
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, timeout=timeout * SLOWER, check=False)
-    except subprocess.TimeoutExpired:
-        raise Failed(f'{" ".join(command)[:300]}: still running after {timeout * SLOWER} s') from None
+        done = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except OSError as error:
         raise Failed(f'{PENSTOCK}: {error.strerror}') from None
-    stderr = done.stderr.decode(errors='replace')
+    leftovers.note(done.pid)
+    try:
+        out, err = done.communicate(stdin, timeout * SLOWER)
+    except subprocess.TimeoutExpired:
+        leftovers.end_process(done.pid)
+        done.communicate()
+        raise Failed(f'{" ".join(command)[:200]}: still running after {timeout * SLOWER} s') from None
+    stderr = err.decode(errors='replace')
     if done.returncode < 0 or done.returncode == 99 or 'runtime error:' in stderr:
-        raise Failed(f'{" ".join(command)[:300]}: ended with {done.returncode}\n{stderr[-3000:]}')
-    return done.returncode, done.stdout, stderr
+        raise Failed(f'{" ".join(command)[:200]}: ended with {done.returncode}\n{stderr[-3000:]}')
+    return done.returncode, out, stderr
 
 
 class Result:
@@ -102,7 +109,7 @@ def evaluate(model, tokens, *options, greedy=0, timeout=60):
             args += ['--greedy', greedy]
         status, stdout, stderr = penstock(*args, timeout=timeout)
         if status != 0:
-            raise Failed(f'penstock {" ".join(map(str, args))[:300]}: exit status {status}\n{stderr[-2000:]}')
+            raise Failed(f'penstock {" ".join(map(str, args))[:120]}: exit status {status}\n{stderr[-2000:]}')
         lines = stdout.decode().splitlines()
         if len(lines) != 1:
             raise Failed(f'expected one line of JSON on stdout, got {len(lines)}')

@@ -50,6 +50,7 @@ class Run:
         self.process = subprocess.Popen(
             self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             env={**os.environ, **(env or {})}, start_new_session=own_group)
+        leftovers.note(self.process.pid)
 
     def wait(self, timeout=60.0):
         """(exit status, stdout, stderr); a hang is ended and is a failure."""

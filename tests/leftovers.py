@@ -4,19 +4,23 @@
 
 record writes to FILE what is there now; check prints what has been added since and
 exits 1 if anything has; remove takes it away. Looked at: network namespaces,
-interfaces, mounts, entries under /run/penstock, hugepage files, and processes whose
-program lies in this tree's build folders. The tests use the functions directly.
+interfaces, mounts, run directories, EAL's files, hugepage files, and processes whose
+program lies in this tree's build folders. Others may use the machine meanwhile: what
+bears a process's number in its name (namespaces and run directories do) counts only if
+a test started that process. The tests use the functions directly.
 """
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
-ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), '..', '..'))
-RUN_DIRS = ('/run/penstock', '/tmp/penstock')
+ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), '..'))
+RUN_DIRS = ('/run/penstock', '/run/dpdk', '/tmp/penstock-65534', '/tmp/dpdk')
 HUGE_DIRS = ('/dev/hugepages',)
+STARTED = set()
 
 
 def listing(path):
@@ -25,6 +29,30 @@ def listing(path):
     for base, folders, files in os.walk(path):
         found += [os.path.join(base, name) for name in folders + files]
     return found
+
+
+def note(pid):
+    """Remembers a process that a test started: what bears its number is ours."""
+    STARTED.add(str(pid))
+    if os.environ.get('PENSTOCK_TEST_PIDS'):
+        with open(os.environ['PENSTOCK_TEST_PIDS'], 'a', encoding='ascii') as f:
+            f.write(f'{pid}\n')
+
+
+def started():
+    """All processes noted by this program and, under scripts/test, by those before it."""
+    path = os.environ.get('PENSTOCK_TEST_PIDS')
+    if path and os.path.exists(path):
+        with open(path, encoding='ascii') as f:
+            return STARTED | set(f.read().split())
+    return STARTED
+
+
+def may_be_ours(name, ours):
+    """Names that end in "-PID" or "-PID-N" are ours if we started that process. In CI, where
+    nobody else uses the machine, everything is."""
+    numbers = re.findall(r'-(\d+)(?=-|/|$)', name)
+    return os.environ.get('CI') == 'true' or not numbers or any(number in ours for number in numbers)
 
 
 def processes():
@@ -62,7 +90,9 @@ def state():
 def added(before, after=None):
     """What is there now and was not before, as [(kind, name)]."""
     after = after or state()
-    return [(kind, name) for kind, names in after.items() for name in names if name not in before.get(kind, [])]
+    ours = started()
+    return [(kind, name) for kind, names in after.items() for name in names
+            if name not in before.get(kind, []) and may_be_ours(name, ours)]
 
 
 def settled(before, seconds=3.0):
