@@ -21,7 +21,7 @@ def expected_text():
 
 def check_text(out, expected):
     """The run's text."""
-    if out not in (expected + '\n', runs.PROMPT + expected + '\n'):
+    if out != expected + '\n':
         raise h.Failed(f'got      {out!r}\nexpected {expected!r}')
 
 

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """headers.py BUILD_DIR CC...: every header of the tree compiles alone, as TAP.
 
-The flags (include folders of the libraries, warnings) are those of a source file of
-the same room in BUILD_DIR's compile_commands.json, or of any file where the room has
-none yet.
+The flags (include folders of the libraries, warnings) are those of the source files of
+the same room in BUILD_DIR's compile_commands.json, or of all files where the room has
+none.
 """
 import json
 import os
@@ -18,21 +18,20 @@ import lint  # pylint: disable=wrong-import-position
 
 
 def flags_by_room(build):
-    """{room: compiler flags}, and under '' those of any file."""
+    """{room: the compiler flags of all its files together}, and under '' those of all rooms."""
     with open(os.path.join(build, 'compile_commands.json'), encoding='utf-8') as f:
         commands = json.load(f)
-    found = {}
+    found = {'': {}}
     for entry in commands:
-        path = os.path.relpath(os.path.join(entry['directory'], entry['file']), lint.ROOT)
-        keep, words = [], shlex.split(entry['command'])
+        room = os.path.relpath(os.path.join(entry['directory'], entry['file']), lint.ROOT).split(os.sep)[0]
+        words = shlex.split(entry['command'])
         for i, word in enumerate(words):
-            if word.startswith(('-I', '-D', '-W', '-std', '-m', '-include')) or words[i - 1] in ('-isystem', '-include'):
-                keep.append(word)
-            elif word == '-isystem' or word.startswith('-isystem'):
-                keep.append(word)
-        found.setdefault(path.split(os.sep)[0], keep)
-        found.setdefault('', keep)
-    return found
+            pair = word in ('-isystem', '-include')
+            if pair or word.startswith(('-I', '-D', '-W', '-std', '-m', '-isystem')):
+                flag = tuple(words[i:i + 2]) if pair else (word,)
+                # A dict keeps the order in which they came.
+                found.setdefault(room, {})[flag] = found[''][flag] = True
+    return {room: [word for flag in flags for word in flag] for room, flags in found.items()}
 
 
 def compile_alone(build, compiler, flags, header):
@@ -46,12 +45,11 @@ def compile_alone(build, compiler, flags, header):
 def main(argv):
     build, compiler = argv[0], argv[1:]
     rooms = flags_by_room(build)
-    default = rooms.get('', ['-D_GNU_SOURCE', '-std=gnu11'])
     headers = lint.sources('.h')
     print(f'1..{len(headers)}')
     status = 0
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        flags = [rooms.get(header.split(os.sep)[0], default) for header in headers]
+        flags = [rooms.get(header.split(os.sep)[0], rooms['']) for header in headers]
         errors = pool.map(lambda pair: compile_alone(build, compiler, *pair), zip(flags, headers))
         for number, (header, error) in enumerate(zip(headers, errors), 1):
             print(f'{"not ok" if error else "ok"} {number} - {header} compiles alone')
