@@ -33,6 +33,8 @@ def listing(path):
 
 def note(pid):
     """Remembers a process that a test started: what bears its number is ours."""
+    if str(pid) in STARTED:
+        return
     STARTED.add(str(pid))
     if os.environ.get('PENSTOCK_TEST_PIDS'):
         with open(os.environ['PENSTOCK_TEST_PIDS'], 'a', encoding='ascii') as f:
@@ -122,11 +124,18 @@ def remove(before):
     for kind, name in added(before):
         if kind == 'process':
             end_process(int(name.split()[0]))
+    # What a killed launcher wrote down, the program itself gives back best.
+    program = os.environ.get('PENSTOCK') or os.path.join(ROOT, 'build', 'cli', 'penstock')
+    if os.access(program, os.X_OK):
+        subprocess.run([program, 'down', '--stale'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                       timeout=60, check=False)
     for kind, name in sorted(added(before), key=lambda item: -len(item[1])):
+        if kind not in ('network namespace', 'file', 'hugepage file'):
+            continue
         print(f'removing {kind} {name}')
         if kind == 'network namespace':
             subprocess.run(['ip', 'netns', 'delete', name], check=False)
-        elif kind in ('file', 'hugepage file'):
+        else:
             try:
                 (os.rmdir if os.path.isdir(name) and not os.path.islink(name) else os.unlink)(name)
             except OSError as error:

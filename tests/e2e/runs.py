@@ -54,13 +54,20 @@ class Run:
 
     def wait(self, timeout=60.0):
         """(exit status, stdout, stderr); a hang is ended and is a failure."""
-        try:
-            out, err = self.process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            self.end()
-            out, err = self.process.communicate()
-            raise h.Failed(f'{" ".join(self.command)}: still running after {timeout} s\n'
-                           f'{err.decode(errors="replace")[-2000:]}') from None
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                out, err = self.process.communicate(timeout=0.05)
+                break
+            except subprocess.TimeoutExpired:
+                # Its processes' numbers, too, are in the names of what may be left.
+                for pid in descendants(self.process.pid):
+                    leftovers.note(pid)
+            if time.monotonic() > deadline:
+                self.end()
+                out, err = self.process.communicate()
+                raise h.Failed(f'{" ".join(self.command)}: still running after {timeout} s\n'
+                               f'{err.decode(errors="replace")[-2000:]}')
         return self.process.returncode, out.decode(errors='replace'), err.decode(errors='replace')
 
     def end(self):
