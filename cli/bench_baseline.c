@@ -19,7 +19,7 @@ extern char **environ;
 
 int bench_baseline_find(const struct bench_link_opts *o, struct bench_baseline *b, struct ps_err *err)
 {
-	const char *name = o->driver == BENCH_AF_XDP ? "raw_xsk_pingpong" : "raw_memif_pingpong";
+	const char *name = o->driver == BENCH_AF_XDP ? "penstock-raw-xsk-pingpong" : "penstock-raw-memif-pingpong";
 	static const char *const places[] = {"", "../perf/"};
 	char self[PATH_MAX];
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
@@ -62,15 +62,13 @@ static int read_result(int fd, const char *program, uint64_t *p50_out, struct ps
 static int spawn_program(const struct bench_link_opts *o, const struct bench_baseline *b, int out_fd, pid_t *pid_out,
 			 struct ps_err *err)
 {
-	char size[16], count[16], warmup[16], mtu[16];
-	char *argv[] = {(char *)(uintptr_t)b->program, "--size", size, "--count", count, "--warmup", warmup,
-			"--mtu", mtu, "--json", NULL};
+	char size[16], count[16], mtu[16];
+	char *argv[] = {(char *)(uintptr_t)b->program, "--size", size, "--count", count, "--mtu", mtu, NULL};
 	posix_spawn_file_actions_t actions;
 	int rc;
 
 	snprintf(size, sizeof(size), "%u", o->size);
 	snprintf(count, sizeof(count), "%u", o->count / BENCH_BASELINE_ROUNDS);
-	snprintf(warmup, sizeof(warmup), "%u", o->warmup);
 	snprintf(mtu, sizeof(mtu), "%u", o->mtu);
 	posix_spawn_file_actions_init(&actions);
 	posix_spawn_file_actions_adddup2(&actions, out_fd, STDOUT_FILENO);

@@ -3,7 +3,7 @@
 #define PENSTOCK_CLI_BENCH_BASELINE_H
 /*
  * The bare ping-pong of a driver, without Penstock's link: a program of perf/
- * that is run with --size, --count, --warmup, --mtu and --json, and prints one
+ * that is run with --size, --count and --mtu, and prints one
  * JSON object with rtt_ns_p50. For the ratio that `bench link --baseline` gives.
  */
 #include <limits.h>

@@ -48,7 +48,7 @@ static const char usage[] =
 	"  --checksum C    CRC-32C over payloads: on, off or auto, which is on except over memif (auto)\n"
 	"  --hugepages MB  of each side; 0: none (64 if they are free)\n"
 	"  --baseline      in turns with the driver's bare ping-pong of the same size (the program\n"
-	"                  raw_xsk_pingpong or raw_memif_pingpong beside this one); adds the ratio\n"
+	"                  penstock-raw-*-pingpong beside this one); adds the ratio\n"
 	"  --json          one JSON object on one line instead of a table\n";
 
 static volatile sig_atomic_t interrupted;
