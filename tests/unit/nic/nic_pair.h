@@ -59,7 +59,9 @@ pair_wait_link(struct dp_port *p, bool up, uint32_t ms)
 	while (p->ops->link_up(p) != up) {
 		if (ps_now_ns() > end)
 			return false;
-		for (uint32_t n = dp_port_rx(p, &pkt, 1); n > 0; n--)
+		/* What waits is taken only when the end is waited for: with the link comes the peer's
+		 * first packet, which belongs to the caller. A poll for nothing still does the upkeep. */
+		for (uint32_t n = dp_port_rx(p, &pkt, up ? 0 : 1); n > 0; n--)
 			dp_port_buf_free(p, pkt.buf);
 		usleep(200);
 	}
