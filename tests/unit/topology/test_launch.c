@@ -13,6 +13,7 @@
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "topology/hugepages.h"
 #include "topology/launch.h"
 #include "topology/netns.h"
@@ -488,7 +489,11 @@ static void interrupted(const char *body)
 	struct topology *t = load(body);
 	struct launch_opts o = opts("hang");
 	int status = 0;
-	pid_t pid = fork();
+	uint64_t at;
+	pid_t pid;
+
+	o.ready_timeout_ms = 20000;
+	pid = fork();
 
 	if (pid == 0) {
 		struct launch *l = NULL;
@@ -506,8 +511,10 @@ static void interrupted(const char *body)
 			break;
 		usleep(10000);
 	}
+	at = ps_now_ns();
 	assert_int_equal(kill(pid, SIGINT), 0);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(ps_now_ns() - at < 8000000000ull); /* and did not wait for the 20 s of the start */
 	assert_true(WIFEXITED(status));
 	assert_int_equal(WEXITSTATUS(status), 42); /* the handler ran, after everything was undone */
 	topo_free(t);
