@@ -300,7 +300,8 @@ static void finish_message(struct stage_core *c, struct act *o, const struct act
 {
 	uint32_t i;
 
-	memcpy(o->hops, in->hops, (size_t)in->n_hops * ACT_HOP_BYTES);
+	if (in->n_hops > 0)
+		memcpy(o->hops, in->hops, (size_t)in->n_hops * ACT_HOP_BYTES);
 	hop->proc = c->cfg.stage;
 	hop->clock_id = c->clock_id;
 	hop->end_ns = ps_now_ns();
