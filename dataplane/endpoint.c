@@ -45,6 +45,9 @@ struct ep_link {
 	uint16_t link_id, peer;
 	struct dp_ring tx;      /* application to I/O: struct dp_tx_msg */
 	struct dp_ring release; /* application to I/O: struct dp_msg */
+	uint64_t due_ns;        /* until then the link wants nothing, unless it is touched */
+	bool touched;           /* packets came since it was last served */
+	bool undelivered;       /* it may have messages or events for the application */
 	_Atomic int state;
 	_Atomic uint64_t srtt_ns;
 };
@@ -187,6 +190,8 @@ static uint32_t drain_ports(struct dp_endpoint *ep, uint64_t now_ns)
 
 			if (ps_likely(el != NULL)) {
 				dp_link_rx(el->link, &ep->rx_pkts[i], now_ns);
+				el->touched = true;
+				el->undelivered = true;
 			} else {
 				count(&ep->rx_unknown_link, 1);
 				dp_port_buf_free(ep->ports[p], ep->rx_pkts[i].buf);
@@ -218,7 +223,16 @@ static uint32_t deliver(struct dp_endpoint *ep, uint32_t i)
 		dp_ring_push(&ep->done, &done);
 		n++;
 	}
+	el->undelivered =
+		!dp_ring_can_push(&ep->events) || !dp_ring_can_push(&ep->rx) || !dp_ring_can_push(&ep->done);
 	return n;
+}
+
+/* In spin mode neither thread ever sleeps, and a ring would be a fence for nothing. */
+static void wake(const struct dp_endpoint *ep, struct dp_bell *bell)
+{
+	if (ep->cfg.idle != DP_IDLE_SPIN)
+		dp_bell_ring(bell);
 }
 
 static uint32_t take_from_app(struct dp_endpoint *ep, uint32_t i, uint64_t now_ns)
@@ -246,7 +260,7 @@ static uint32_t take_from_app(struct dp_endpoint *ep, uint32_t i, uint64_t now_n
 			failed.msg = *tx;
 			failed.msg.failed = true;
 			dp_ring_push(&ep->done, &failed);
-			dp_bell_ring(ep->cfg.app_bell);
+			wake(ep, ep->cfg.app_bell);
 		}
 		dp_ring_drop(&el->tx);
 		n++;
@@ -274,29 +288,46 @@ static uint32_t transmit(struct dp_endpoint *ep, struct ep_link *el, uint64_t no
 	return total;
 }
 
+/* Lets a link send, if it has anything to say; a link at rest costs a step a few loads. */
+static uint32_t serve(struct dp_endpoint *ep, uint32_t i, uint64_t now_ns)
+{
+	struct ep_link *el = &ep->links[i];
+	uint32_t work = take_from_app(ep, i, now_ns);
+	int state;
+
+	if (work == 0 && !el->touched && now_ns < el->due_ns)
+		return 0;
+	el->touched = false;
+	work += transmit(ep, el, now_ns);
+	el->due_ns = dp_link_deadline_ns(el->link, now_ns);
+	/* A timer may have declared the peer dead: that is work, so that nobody sleeps on its event. */
+	el->undelivered = true;
+	state = (int)dp_link_state(el->link);
+	if (ps_unlikely(state != atomic_load_explicit(&el->state, memory_order_relaxed)))
+		work++;
+	atomic_store_explicit(&el->state, state, memory_order_relaxed);
+	atomic_store_explicit(&el->srtt_ns, dp_link_srtt_ns(el->link), memory_order_relaxed);
+	return work;
+}
+
+/*
+ * Sends before it receives: what the application answered to the last step's
+ * messages then leaves in one burst with their acknowledgements, and does not
+ * wait for a look at the port first.
+ */
 bool dp_endpoint_step(struct dp_endpoint *ep, uint64_t now_ns)
 {
-	uint32_t i, work, delivered = 0;
+	uint32_t i, work = 0, delivered = 0;
 
-	work = drain_ports(ep, now_ns);
 	for (i = 0; i < ep->n_links; i++)
-		delivered += deliver(ep, i);
-	if (delivered > 0)
-		dp_bell_ring(ep->cfg.app_bell);
+		work += serve(ep, i, now_ns);
+	work += drain_ports(ep, now_ns);
 	for (i = 0; i < ep->n_links; i++) {
-		struct ep_link *el = &ep->links[i];
-		int state;
-
-		work += take_from_app(ep, i, now_ns);
-		work += transmit(ep, el, now_ns);
-		/* A timer may have declared the peer dead: that is work, so that its event is
-		 * delivered by another step before anybody sleeps. */
-		state = (int)dp_link_state(el->link);
-		if (ps_unlikely(state != atomic_load_explicit(&el->state, memory_order_relaxed)))
-			work++;
-		atomic_store_explicit(&el->state, state, memory_order_relaxed);
-		atomic_store_explicit(&el->srtt_ns, dp_link_srtt_ns(el->link), memory_order_relaxed);
+		if (ep->links[i].undelivered)
+			delivered += deliver(ep, i);
 	}
+	if (delivered > 0)
+		wake(ep, ep->cfg.app_bell);
 	count(&ep->loops, 1);
 	if (work + delivered == 0)
 		return false;
@@ -310,7 +341,7 @@ static uint64_t next_deadline(struct dp_endpoint *ep, uint64_t now_ns)
 	uint32_t i;
 
 	for (i = 0; i < ep->n_links; i++) {
-		uint64_t d = dp_link_deadline_ns(ep->links[i].link, now_ns);
+		uint64_t d = ep->links[i].due_ns;
 
 		if (d < best)
 			best = d;
@@ -367,7 +398,7 @@ bool dp_endpoint_send(struct dp_endpoint *ep, uint32_t link, const struct dp_tx_
 	CHECK(link < ep->n_links);
 	if (!dp_ring_push(&ep->links[link].tx, msg))
 		return false;
-	dp_bell_ring(ep->cfg.io_bell);
+	wake(ep, ep->cfg.io_bell);
 	return true;
 }
 
@@ -400,10 +431,10 @@ void dp_endpoint_release(struct dp_endpoint *ep, uint32_t link, const struct dp_
 	CHECK(link < ep->n_links);
 	/* At most rx_slots messages (plus those of one earlier epoch) are out: it fits. */
 	while (!dp_ring_push(&ep->links[link].release, msg)) {
-		dp_bell_ring(ep->cfg.io_bell);
+		wake(ep, ep->cfg.io_bell);
 		sched_yield();
 	}
-	dp_bell_ring(ep->cfg.io_bell);
+	wake(ep, ep->cfg.io_bell);
 }
 
 bool dp_endpoint_event(struct dp_endpoint *ep, uint32_t *link_out, struct dp_link_event *ev_out)
