@@ -65,7 +65,7 @@ struct sim {
 	struct rng rng;
 	struct net net;
 	struct side side[2];
-	bool restarts, cuts;
+	bool restarts, cuts, in_order;
 	uint64_t spins;
 };
 
@@ -556,6 +556,7 @@ static void setup_net(struct sim *m)
 	if (c == 6 || c == 7 || c == 9 || c == 10 || c == 11)
 		f->loss = 0.05 * (double)rng_below(r, 101) / 100;
 	m->restarts = c == 7 || c == 8;
+	m->in_order = f->reorder <= 0 && f->dup <= 0;
 	m->cuts = c == 10;
 }
 
@@ -568,7 +569,7 @@ static void setup_side(struct sim *m, uint8_t i, uint32_t max_msg)
 	s->id = i;
 	s->rng.s = rng_next(&m->rng);
 	s->goal = 10 + (uint32_t)rng_below(&m->rng, max_msg > 100000 ? 20 : 60);
-	s->hold_ns = c == 6 ? rng_below(&m->rng, 20 * MS) : rng_below(&m->rng, 30000);
+	s->hold_ns = rng_below(&m->rng, c == 6 ? 20 * MS : m->restarts || m->cuts ? 3 * MS : 30000);
 	s->nap_ns = c == 11 ? 30 * MS : 0;
 	s->cfg = (struct dp_link_cfg){
 		.link_id = 7,
@@ -589,6 +590,23 @@ static void setup_side(struct sim *m, uint8_t i, uint32_t max_msg)
 		.buf_free_ctx = s,
 	};
 	s->down_until_ns = rng_below(&m->rng, 3) * rng_below(&m->rng, 5 * MS); /* either side may start first */
+}
+
+/* A path that keeps the order and does not duplicate: nothing may be sent again in vain. */
+static void check_thrift(const struct sim *m)
+{
+	bool clean = m->class == 0;
+
+	for (int i = 0; i < 2; i++) {
+		const uint64_t *count = dp_link_counters(m->side[i].l);
+
+		if (m->in_order)
+			EXPECT(count[DP_COUNTER_rx_dup_chunks] == 0, "side %d: got %" PRIu64 " chunks in vain", i,
+			       count[DP_COUNTER_rx_dup_chunks]);
+		if (clean)
+			EXPECT(count[DP_COUNTER_losses] == 0, "side %d: thinks %" PRIu64 " packets lost", i,
+			       count[DP_COUNTER_losses]);
+	}
 }
 
 static void totals_add(uint64_t totals[DP_COUNTER_COUNT], const struct sim *m)
@@ -627,6 +645,7 @@ static void run(uint64_t seed, uint64_t totals[DP_COUNTER_COUNT])
 	for (int i = 0; i < 2; i++)
 		EXPECT(m->side[i].acked_epoch == m->side[1 - i].received, "side %d: %u acknowledged, %u received", i,
 		       m->side[i].acked_epoch, m->side[1 - i].received);
+	check_thrift(m);
 	totals_add(totals, m);
 	side_destroy(&m->side[0]);
 	side_destroy(&m->side[1]);

@@ -225,6 +225,7 @@ static void every_reason_counts(void **state)
 	DROPS(drop_seq, sizeof(pkt), h.seq_base_delta = 9, h.pkt_seq = 8);
 	DROPS(drop_chunk, sizeof(pkt), h.msg_offset = 64);
 	DROPS(drop_chunk, sizeof(pkt), h.msg_offset = 5000);
+	DROPS(drop_chunk, sizeof(pkt), h.msg_offset = 4 * 1408); /* on the grid, but behind the end */
 	DROPS(drop_chunk, sizeof(pkt), h.msg_len = 0);
 	DROPS(drop_chunk, sizeof(pkt), h.msg_len = 100001);
 	DROPS(drop_chunk, sizeof(pkt), h.flags |= DP_F_LAST);
