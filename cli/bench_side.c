@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,6 +38,14 @@ struct side {
 	char bell_path[2][96];
 	char socket_path[96];
 };
+
+static volatile sig_atomic_t stopped;
+
+static void on_term(int sig)
+{
+	(void)sig;
+	stopped = 1;
+}
 
 void bench_fill(uint8_t *data, uint32_t len, uint64_t number)
 {
@@ -209,6 +218,8 @@ static int check_health(struct side *s, uint64_t now_ns, uint64_t limit_ns, stru
 	struct dp_link_event ev;
 	uint32_t link;
 
+	if (stopped != 0)
+		return ps_err_set(err, -EINTR, "stopped");
 	while (dp_endpoint_event(s->ep, &link, &ev)) {
 		if (ev.kind != DP_LINK_EV_UP)
 			return ps_err_set(err, -EIO, "the link failed: %s", ev.text);
@@ -391,6 +402,8 @@ int bench_side_run(struct bench_side *b)
 	int rc = 0;
 
 	_Static_assert(sizeof(struct ps_err) == sizeof(b->shared->error[0]), "an error text of a side");
+	/* Asked to end, a side takes its port down in order, so that EAL's files go. */
+	signal(SIGTERM, on_term);
 	pin(b->o->cores[b->side]);
 	if (b->o->driver == BENCH_AF_XDP)
 		rc = enter_namespace(b, err);
