@@ -3,7 +3,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <glob.h>
 #include <jansson.h>
+#include <limits.h>
 #include <math.h>
 #include <sched.h>
 #include <signal.h>
@@ -239,6 +241,23 @@ static void remove_dir(const char *dir)
 	rmdir(dir);
 }
 
+/* What EAL of a side that was killed left: its run-time folders (there are no hugepage files). */
+static void remove_eal_dirs(void)
+{
+	const char *xdg = getenv("XDG_RUNTIME_DIR");
+	char pattern[PATH_MAX];
+	glob_t g = {0};
+	size_t i;
+
+	snprintf(pattern, sizeof(pattern), "%s/dpdk/penstock-bench%d-*",
+		 geteuid() == 0 ? "/var/run" : (xdg != NULL ? xdg : "/tmp"), (int)getpid());
+	if (glob(pattern, 0, NULL, &g) == 0) {
+		for (i = 0; i < g.gl_pathc; i++)
+			remove_dir(g.gl_pathv[i]);
+	}
+	globfree(&g);
+}
+
 /* In the child: never returns. */
 static void side_main(struct bench_run *r, uint32_t side, int ready_fd, int go_fd, pid_t parent)
 {
@@ -374,6 +393,8 @@ static int bench_once(const struct bench_link_opts *o, struct bench_shared *shar
 	}
 	dp_loopback_destroy(r.lb);
 	remove_dir(r.dir);
+	if (o->driver != BENCH_LOOPBACK)
+		remove_eal_dirs();
 	return rc;
 }
 
