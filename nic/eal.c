@@ -491,15 +491,15 @@ nic_eal_stop(void)
 	remove_own_runtime_dir();
 }
 
-/* Our prefixes end in the process's number. A number that is in use again only delays the
- * clean-up. */
+/* nic_start's own prefixes end in the process's number. A number that is in use again only delays
+ * the clean-up; a prefix without one was given by a launcher, whose business it is. */
 static bool
 prefix_in_use(const char *prefix)
 {
 	const char *dash = strrchr(prefix, '-');
 	long pid = dash != NULL ? strtol(dash + 1, NULL, 10) : 0;
 
-	return pid > 0 && (kill((pid_t)pid, 0) == 0 || errno == EPERM);
+	return pid <= 0 || kill((pid_t)pid, 0) == 0 || errno == EPERM;
 }
 
 int

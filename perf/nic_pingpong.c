@@ -83,8 +83,8 @@ run_side(struct pp_side *s)
 		.n_peers = 1,
 		.peers = {{.ip = 0x0a620002u - (uint32_t)s->side, .udp_port = 7412}},
 	};
-	struct nic_cfg cfg = {.name = "pp", .hugepages_mb = s->o->hugepages_mb, .ports = &port,
-			      .n_ports = 1};
+	struct nic_cfg cfg = {.name = "pp", .hugepages_mb = s->o->hugepages_mb,
+			      .capture = s->o->capture, .ports = &port, .n_ports = 1};
 	uint64_t end;
 	struct dp_port *p;
 	struct ps_err err;

@@ -204,6 +204,8 @@ parse(int argc, char **argv, struct pp_options *o)
 			o->driver = v;
 		else if (strcmp(k, "--hugepages") == 0)
 			o->hugepages_mb = (uint32_t)strtoul(v, NULL, 0);
+		else if (strcmp(k, "--capture") == 0)
+			o->capture = strcmp(v, "1") == 0;
 		else if (strcmp(k, "--cores") != 0 ||
 			 sscanf(v, "%d,%d", &o->core[0], &o->core[1]) != 2)
 			return false;
@@ -223,7 +225,7 @@ pp_main(int argc, char **argv, struct pp_options *o, bool (*run_side)(struct pp_
 	if (!parse(argc, argv, o)) {
 		fprintf(stderr,
 			"usage: %s [--size BYTES] [--count N] [--mtu N] [--driver memif|af_xdp] "
-			"[--hugepages MB] [--cores A,B]\n",
+			"[--hugepages MB] [--cores A,B] [--capture 1]\n",
 			argv[0]);
 		return 2;
 	}

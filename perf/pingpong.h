@@ -17,6 +17,7 @@ struct pp_options {
 	uint32_t mtu;
 	bool netns;         /* give each side a namespace and the veth ends `ppveth<side>` */
 	uint32_t hugepages_mb;
+	bool capture;       /* nic_pingpong: lets dpdk-dumpcap attach */
 	int core[2];
 };
 
@@ -31,7 +32,8 @@ struct pp_side {
 /* Sends and receives one message of o->size bytes; false ends the run. */
 typedef bool (*pp_xfer)(void *ctx, uint8_t *msg, uint32_t len);
 
-/* Parses --size --count --mtu --driver --hugepages MB --cores A,B, runs both sides and prints.
+/* Parses --size --count --mtu --driver --hugepages MB --cores A,B
+ * --capture 1, runs both sides and prints.
  * Returns an exit status. `run_side` runs in its own process and returns true when it is done. */
 int pp_main(int argc, char **argv, struct pp_options *o, bool (*run_side)(struct pp_side *s));
 

@@ -199,14 +199,14 @@ body_stale(int side)
 	struct ps_err err = {""};
 	struct dp_port *p;
 	pid_t pid;
-	int rc, fds[2];
+	int rc, fds[2], stop[2];
 	char c;
 
 	if (side == 1) {
-		usleep(1500000);
+		pause(); /* holds the other end of the veth until the test ends it */
 		_exit(0);
 	}
-	CHILD_CHECK(pipe(fds) == 0, "pipe");
+	CHILD_CHECK(pipe(fds) == 0 && pipe(stop) == 0, "pipe");
 	pid = pair_fork();
 	if (pid == 0) {
 		start(side);
@@ -221,7 +221,7 @@ body_stale(int side)
 	if (pid == 0) {
 		start(side);
 		(void)!write(fds[1], "x", 1);
-		usleep(400000);
+		(void)!read(stop[0], &c, 1);
 		nic_stop();
 		_exit(0);
 	}
@@ -229,6 +229,7 @@ body_stale(int side)
 	rc = try_start(side, MTU, &p, &err);
 	CHILD_CHECK(rc == -EBUSY && strstr(err.msg, "in use by penstock process") != NULL, "%d %s", rc,
 		    err.msg);
+	CHILD_CHECK(write(stop[1], "x", 1) == 1, "pipe");
 	CHILD_CHECK(pair_join(pid) == 0, "the successor");
 	CHILD_CHECK(system("ip link show dev pstest0 | grep -q xdp") != 0, "still attached");
 	_exit(0);
@@ -241,10 +242,10 @@ body_refusals(int side)
 	struct dp_port *p;
 	int rc;
 
-	if (side == 1)
-		usleep(300000);
-	if (side == 1)
+	if (side == 1) {
+		pause();
 		_exit(0);
+	}
 	rc = try_start(side, 3507, &p, &err);
 	CHILD_CHECK(rc == -EINVAL && strstr(err.msg, "3506") != NULL, "%d %s", rc, err.msg);
 	netns_run("ip link set pstest%d mtu %d%.0d", 0, 1500, 0);
@@ -320,18 +321,34 @@ test_wait_fd(void **state)
 	run_both(MTU, body_wait_fd);
 }
 
+/* Side 1 only holds its end of the veth. */
+static void
+run_alone(void (*body)(int))
+{
+	struct netns_pair n;
+	int status;
+
+	netns_pair_start(&n, MTU, body);
+	status = pair_join(n.pid[0]);
+	kill(n.pid[1], SIGKILL);
+	waitpid(n.pid[1], NULL, 0);
+	close(n.go[0]);
+	close(n.go[1]);
+	assert_int_equal(status, 0);
+}
+
 static void
 test_stale(void **state)
 {
 	(void)state;
-	run_both(MTU, body_stale);
+	run_alone(body_stale);
 }
 
 static void
 test_refusals(void **state)
 {
 	(void)state;
-	run_both(MTU, body_refusals);
+	run_alone(body_refusals);
 }
 
 int
