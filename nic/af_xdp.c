@@ -34,17 +34,16 @@
 #include "nic/neigh.h"
 #include "nic/xdp_guard_obj.h"
 
-#define N_DESC             1024u
-#define FD_MAX             1024
-#define HOUSEKEEP_PER_S    20u
-#define NEIGH_WAIT_MS      1000u
-#define NEIGH_STEP_US      5000u
-#define PROG_MAPS_MAX      16u
+#define N_DESC          1024u
+#define FD_MAX          1024
+#define HOUSEKEEP_PER_S 20u
+#define NEIGH_WAIT_MS   1000u
+#define NEIGH_STEP_US   5000u
+#define PROG_MAPS_MAX   16u
 
 /* --- checks and set-up of the interface ------------------------------------------ */
 
-static int
-iface_ioctl(const char *iface, unsigned long request, struct ifreq *ifr)
+static int iface_ioctl(const char *iface, unsigned long request, struct ifreq *ifr)
 {
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	int rc;
@@ -57,8 +56,7 @@ iface_ioctl(const char *iface, unsigned long request, struct ifreq *ifr)
 	return rc;
 }
 
-static bool
-iface_has_ip(const char *iface, uint32_t ip)
+static bool iface_has_ip(const char *iface, uint32_t ip)
 {
 	struct ifaddrs *list, *a;
 	bool found = false;
@@ -76,8 +74,7 @@ iface_has_ip(const char *iface, uint32_t ip)
 }
 
 /* Receive queues of an interface; 1 where the driver does not say. */
-static uint32_t
-iface_queues(const char *iface)
+static uint32_t iface_queues(const char *iface)
 {
 	struct ethtool_channels ch = {.cmd = ETHTOOL_GCHANNELS};
 	struct ifreq ifr = {.ifr_data = (char *)&ch};
@@ -87,8 +84,7 @@ iface_queues(const char *iface)
 	return ch.combined_count + ch.rx_count;
 }
 
-static int
-check_mtu(const struct nic_port_cfg *cfg, struct ps_err *err)
+static int check_mtu(const struct nic_port_cfg *cfg, struct ps_err *err)
 {
 	struct ifreq ifr = {0};
 	int rc = iface_ioctl(cfg->iface, SIOCGIFMTU, &ifr);
@@ -113,8 +109,7 @@ check_mtu(const struct nic_port_cfg *cfg, struct ps_err *err)
 	return 0;
 }
 
-int
-nic_af_xdp_check(const struct nic_port_cfg *cfg, struct ps_err *err)
+int nic_af_xdp_check(const struct nic_port_cfg *cfg, struct ps_err *err)
 {
 	struct in_addr a = {.s_addr = htonl(cfg->ip)};
 	char text[INET_ADDRSTRLEN];
@@ -125,8 +120,7 @@ nic_af_xdp_check(const struct nic_port_cfg *cfg, struct ps_err *err)
 	    strpbrk(cfg->iface, ",=") != NULL)
 		return ps_err_set(err, -EINVAL, "af_xdp: the interface's name is missing or wrong");
 	if (if_nametoindex(cfg->iface) == 0)
-		return ps_err_set(err, -EINVAL, "af_xdp: no interface %s here (see: ip link)",
-				  cfg->iface);
+		return ps_err_set(err, -EINVAL, "af_xdp: no interface %s here (see: ip link)", cfg->iface);
 	rc = check_mtu(cfg, err);
 	if (rc != 0)
 		return rc;
@@ -134,8 +128,7 @@ nic_af_xdp_check(const struct nic_port_cfg *cfg, struct ps_err *err)
 		return ps_err_set(err, -EINVAL,
 				  "af_xdp %s: the interface has no address %s (the kernel answers ARP "
 				  "for it); as root: ip addr add %s/24 dev %s",
-				  cfg->iface, inet_ntop(AF_INET, &a, text, sizeof(text)), text,
-				  cfg->iface);
+				  cfg->iface, inet_ntop(AF_INET, &a, text, sizeof(text)), text, cfg->iface);
 	queues = iface_queues(cfg->iface);
 	if (queues > 1)
 		return ps_err_set(err, -ENOTSUP,
@@ -155,8 +148,7 @@ nic_af_xdp_check(const struct nic_port_cfg *cfg, struct ps_err *err)
 /* --- the XDP program ---------------------------------------------------------------- */
 
 /* Field 22 of /proc/PID/stat; 0 when there is no such process. */
-static uint64_t
-start_time_of(uint32_t pid)
+static uint64_t start_time_of(uint32_t pid)
 {
 	char path[32], line[1024];
 	uint64_t t = 0;
@@ -183,8 +175,7 @@ start_time_of(uint32_t pid)
 }
 
 /* A descriptor of the map of that name of a loaded program, or -errno. */
-static int
-prog_map_fd(int prog_fd, const char *name)
+static int prog_map_fd(int prog_fd, const char *name)
 {
 	struct bpf_prog_info info = {0};
 	__u32 ids[PROG_MAPS_MAX] = {0}, len = sizeof(info);
@@ -210,8 +201,7 @@ prog_map_fd(int prog_fd, const char *name)
 }
 
 /* The program that is attached to an interface: its id and a descriptor; id 0: none. */
-static int
-attached_prog(int ifindex, __u32 *id_out, int *fd_out)
+static int attached_prog(int ifindex, __u32 *id_out, int *fd_out)
 {
 	int rc = bpf_xdp_query_id(ifindex, 0, id_out);
 
@@ -222,8 +212,7 @@ attached_prog(int ifindex, __u32 *id_out, int *fd_out)
 	return *fd_out < 0 ? *fd_out : 0;
 }
 
-static bool
-owner_alive(int prog_fd, uint32_t *pid_out)
+static bool owner_alive(int prog_fd, uint32_t *pid_out)
 {
 	struct nic_guard_owner owner = {0};
 	struct nic_guard_endpoint key;
@@ -232,8 +221,8 @@ owner_alive(int prog_fd, uint32_t *pid_out)
 
 	if (fd < 0)
 		return false;
-	if (bpf_map_get_next_key(fd, NULL, &key) == 0 &&
-	    bpf_map_lookup_elem(fd, &key, &owner) == 0 && owner.pid != 0)
+	if (bpf_map_get_next_key(fd, NULL, &key) == 0 && bpf_map_lookup_elem(fd, &key, &owner) == 0 &&
+	    owner.pid != 0)
 		alive = start_time_of(owner.pid) == owner.start_time;
 	close(fd);
 	*pid_out = owner.pid;
@@ -241,8 +230,7 @@ owner_alive(int prog_fd, uint32_t *pid_out)
 }
 
 /* After a kill -9 the program stays attached. Ours is taken off; any other one is somebody's. */
-static int
-replace_stale(const struct nic_port *p, struct ps_err *err)
+static int replace_stale(const struct nic_port *p, struct ps_err *err)
 {
 	struct bpf_prog_info info = {0};
 	__u32 id = 0, len = sizeof(info);
@@ -267,15 +255,16 @@ replace_stale(const struct nic_port *p, struct ps_err *err)
 
 		rc = bpf_xdp_detach(p->ifindex, 0, &opts);
 		if (rc != 0)
-			ps_err_set(err, rc, "af_xdp %s: cannot detach the program that a killed "
-					    "process left: %s", p->iface, strerror(-rc));
+			ps_err_set(err, rc,
+				   "af_xdp %s: cannot detach the program that a killed "
+				   "process left: %s",
+				   p->iface, strerror(-rc));
 	}
 	close(fd);
 	return rc;
 }
 
-static int
-fill_maps(struct nic_port *p)
+static int fill_maps(struct nic_port *p)
 {
 	struct nic_guard_endpoint ep = {.ip = htonl(p->ip), .udp_port = htons(p->udp_port)};
 	struct nic_guard_owner owner = {.pid = (uint32_t)getpid()};
@@ -304,8 +293,7 @@ fill_maps(struct nic_port *p)
 }
 
 /* The program's bytes under a path, /proc/self/fd/N, for as long as the descriptor is open. */
-static int
-guard_file(void)
+static int guard_file(void)
 {
 	int fd = memfd_create("penstock_guard.o", MFD_CLOEXEC);
 	size_t left = nic_xdp_guard_obj_bytes;
@@ -329,20 +317,17 @@ guard_file(void)
 /* --- the port -------------------------------------------------------------------------- */
 
 /* DPDK keeps its AF_XDP socket to itself; it is found as the one that was not there before. */
-static void
-list_xsk_fds(bool seen[FD_MAX])
+static void list_xsk_fds(bool seen[FD_MAX])
 {
 	for (int fd = 0; fd < FD_MAX; fd++) {
 		int domain = 0;
 		socklen_t len = sizeof(domain);
 
-		seen[fd] = getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 &&
-			   domain == AF_XDP;
+		seen[fd] = getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len) == 0 && domain == AF_XDP;
 	}
 }
 
-static int
-new_xsk_fd(const bool before[FD_MAX])
+static int new_xsk_fd(const bool before[FD_MAX])
 {
 	bool now[FD_MAX];
 
@@ -353,8 +338,7 @@ new_xsk_fd(const bool before[FD_MAX])
 	return -1;
 }
 
-static void
-write_text(struct nic_port *p)
+static void write_text(struct nic_port *p)
 {
 	LIBBPF_OPTS(bpf_xdp_query_opts, q);
 	struct xdp_options o = {0};
@@ -362,19 +346,17 @@ write_text(struct nic_port *p)
 	const char *mode = "?";
 
 	if (bpf_xdp_query(p->ifindex, 0, &q) == 0)
-		mode = q.attach_mode == XDP_ATTACHED_DRV ? "native"
+		mode = q.attach_mode == XDP_ATTACHED_DRV  ? "native"
 		       : q.attach_mode == XDP_ATTACHED_HW ? "offload"
 							  : "skb";
 	if (getsockopt(p->xsk_fd, SOL_XDP, XDP_OPTIONS, &o, &len) != 0)
 		o.flags = 0;
-	snprintf(p->text, sizeof(p->text),
-		 "af_xdp iface=%s mode=%s,%s mtu=%u guard=%u hugepages=%s", p->iface, mode,
-		 (o.flags & XDP_OPTIONS_ZEROCOPY) != 0 ? "zerocopy" : "copy", p->base.mtu, p->prog_id,
-		 nic_eal_hugepages() ? "yes" : "no");
+	snprintf(p->text, sizeof(p->text), "af_xdp iface=%s mode=%s,%s mtu=%u guard=%u hugepages=%s",
+		 p->iface, mode, (o.flags & XDP_OPTIONS_ZEROCOPY) != 0 ? "zerocopy" : "copy", p->base.mtu,
+		 p->prog_id, nic_eal_hugepages() ? "yes" : "no");
 }
 
-static void
-resolve_peers(struct nic_port *p, bool provoke)
+static void resolve_peers(struct nic_port *p, bool provoke)
 {
 	uint8_t mac[6];
 
@@ -392,8 +374,7 @@ resolve_peers(struct nic_port *p, bool provoke)
 	}
 }
 
-static bool
-all_resolved(const struct nic_port *p)
+static bool all_resolved(const struct nic_port *p)
 {
 	for (uint32_t i = 0; i < p->n_peers; i++)
 		if (!p->peers[i].resolved)
@@ -401,13 +382,11 @@ all_resolved(const struct nic_port *p)
 	return true;
 }
 
-static void
-af_xdp_housekeep(struct nic_port *p, uint64_t now_tsc)
+static void af_xdp_housekeep(struct nic_port *p, uint64_t now_tsc)
 {
 	struct ifreq ifr = {0};
 
-	p->link_up = iface_ioctl(p->iface, SIOCGIFFLAGS, &ifr) == 0 &&
-		     (ifr.ifr_flags & IFF_RUNNING) != 0;
+	p->link_up = iface_ioctl(p->iface, SIOCGIFFLAGS, &ifr) == 0 && (ifr.ifr_flags & IFF_RUNNING) != 0;
 	if (all_resolved(p)) {
 		/* A peer that got another interface has another MAC: looked up once a second. */
 		p->housekeep_tsc = now_tsc + rte_get_tsc_hz();
@@ -416,8 +395,7 @@ af_xdp_housekeep(struct nic_port *p, uint64_t now_tsc)
 }
 
 /* Makes the device; the driver attaches the program when its queue is set up. */
-static int
-start_device(struct nic_port *p, struct ps_err *err)
+static int start_device(struct nic_port *p, struct ps_err *err)
 {
 	int obj_fd = guard_file();
 	bool before[FD_MAX];
@@ -428,8 +406,7 @@ start_device(struct nic_port *p, struct ps_err *err)
 		return ps_err_set(err, obj_fd, "af_xdp %s: memfd: %s", p->iface, strerror(-obj_fd));
 	list_xsk_fds(before);
 	nic_eal_log_clear();
-	snprintf(args, sizeof(args), "iface=%s,busy_budget=0,xdp_prog=/proc/self/fd/%d", p->iface,
-		 obj_fd);
+	snprintf(args, sizeof(args), "iface=%s,busy_budget=0,xdp_prog=/proc/self/fd/%d", p->iface, obj_fd);
 	rc = rte_eal_hotplug_add("vdev", p->dev_name, args);
 	if (rc != 0) {
 		rc = ps_err_set(err, -EINVAL, "af_xdp %s: %s", p->iface, nic_eal_log_tail());
@@ -443,14 +420,14 @@ start_device(struct nic_port *p, struct ps_err *err)
 	if (p->xsk_fd < 0)
 		rc = ps_err_set(err, -ENOTSUP,
 				"af_xdp %s: the driver's socket was not found among the first %d "
-				"descriptors", p->iface, FD_MAX);
+				"descriptors",
+				p->iface, FD_MAX);
 out_obj:
 	close(obj_fd);
 	return rc;
 }
 
-int
-nic_af_xdp_open(struct nic_port *p, const struct nic_port_cfg *cfg, struct ps_err *err)
+int nic_af_xdp_open(struct nic_port *p, const struct nic_port_cfg *cfg, struct ps_err *err)
 {
 	uint64_t deadline;
 	int rc;
@@ -490,8 +467,7 @@ nic_af_xdp_open(struct nic_port *p, const struct nic_port_cfg *cfg, struct ps_er
 	return 0;
 }
 
-void
-nic_af_xdp_close(struct nic_port *p)
+void nic_af_xdp_close(struct nic_port *p)
 {
 	__u32 id = 0;
 
@@ -508,8 +484,7 @@ nic_af_xdp_close(struct nic_port *p)
 	p->prog_fd = p->counters_fd = p->netlink_fd = p->xsk_fd = -1;
 }
 
-int
-nic_port_guard_counts(struct dp_port *port, struct nic_guard_counts *out)
+int nic_port_guard_counts(struct dp_port *port, struct nic_guard_counts *out)
 {
 	struct nic_port *p = (struct nic_port *)port;
 	int n_cpus = libbpf_num_possible_cpus();
@@ -532,10 +507,10 @@ nic_port_guard_counts(struct dp_port *port, struct nic_guard_counts *out)
 	free(values);
 	if (rc == 0)
 		*out = (struct nic_guard_counts){
-			.redirected = sums[NIC_GUARD_REDIRECTED],
-			.dropped = sums[NIC_GUARD_DROPPED],
-			.passed = sums[NIC_GUARD_PASSED],
-			.no_socket = sums[NIC_GUARD_NO_SOCKET],
+		    .redirected = sums[NIC_GUARD_REDIRECTED],
+		    .dropped = sums[NIC_GUARD_DROPPED],
+		    .passed = sums[NIC_GUARD_PASSED],
+		    .no_socket = sums[NIC_GUARD_NO_SOCKET],
 		};
 	return rc;
 }

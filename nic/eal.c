@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <rte_eal.h>
@@ -52,8 +53,7 @@ struct own_arg {
 	const char *rivals[8];
 };
 
-static ssize_t
-log_write(void *cookie, const char *buf, size_t n)
+static ssize_t log_write(void *cookie, const char *buf, size_t n)
 {
 	size_t len;
 
@@ -78,8 +78,7 @@ log_write(void *cookie, const char *buf, size_t n)
 	return (ssize_t)n;
 }
 
-const char *
-nic_eal_log_tail(void)
+const char *nic_eal_log_tail(void)
 {
 	size_t len = strlen(eal.log_tail);
 
@@ -91,14 +90,12 @@ nic_eal_log_tail(void)
 	return len > 0 ? eal.log_tail : "no reason given";
 }
 
-void
-nic_eal_log_clear(void)
+void nic_eal_log_clear(void)
 {
 	eal.log_tail[0] = '\0';
 }
 
-void
-nic_eal_log_loud(void)
+void nic_eal_log_loud(void)
 {
 	/* The memif driver says each failed attempt to reconnect; status and describe() tell that. */
 	if (eal.keep_quiet)
@@ -106,15 +103,13 @@ nic_eal_log_loud(void)
 	eal.keep_quiet = false;
 }
 
-void
-nic_eal_log_quiet(void)
+void nic_eal_log_quiet(void)
 {
 	eal.keep_quiet = true;
 }
 
 /* Does `arg` name the option `opt`: "-m", "-m64", "--file-prefix", "--file-prefix=x"? */
-static bool
-arg_is(const char *arg, const char *opt)
+static bool arg_is(const char *arg, const char *opt)
 {
 	size_t n = strlen(opt);
 
@@ -125,8 +120,7 @@ arg_is(const char *arg, const char *opt)
 	return arg[n] == '\0' || arg[n] == '=';
 }
 
-static bool
-user_has(const struct nic_cfg *cfg, const char *opt)
+static bool user_has(const struct nic_cfg *cfg, const char *opt)
 {
 	for (int i = 0; i < cfg->eal_argc; i++) {
 		if (strcmp(cfg->eal_argv[i], "--") == 0)
@@ -137,22 +131,20 @@ user_has(const struct nic_cfg *cfg, const char *opt)
 	return false;
 }
 
-static int
-push(const char *s, struct ps_err *err)
+static int push(const char *s, struct ps_err *err)
 {
 	if (eal.argc >= ARGS_MAX)
 		return ps_err_set(err, -EINVAL, "EAL: more than %d arguments", ARGS_MAX);
 	if (strlen(s) >= ARG_BYTES)
-		return ps_err_set(err, -EINVAL, "EAL argument longer than %d bytes: %.40s…",
-				  ARG_BYTES - 1, s);
+		return ps_err_set(err, -EINVAL, "EAL argument longer than %d bytes: %.40s…", ARG_BYTES - 1,
+				  s);
 	strcpy(eal.args[eal.argc], s);
 	eal.argv[eal.argc] = eal.args[eal.argc];
 	eal.argc++;
 	return 0;
 }
 
-static int
-push_own(const struct nic_cfg *cfg, const struct own_arg *a, struct ps_err *err)
+static int push_own(const struct nic_cfg *cfg, const struct own_arg *a, struct ps_err *err)
 {
 	int rc;
 
@@ -169,8 +161,7 @@ push_own(const struct nic_cfg *cfg, const struct own_arg *a, struct ps_err *err)
 
 /* One lcore that floats over all CPUs the process may use: "0@(0,1,5)". EAL would otherwise
  * start a thread on each CPU and pin the caller to the first. */
-static void
-lcores_value(char *out, size_t size)
+static void lcores_value(char *out, size_t size)
 {
 	cpu_set_t set;
 	size_t n = (size_t)snprintf(out, size, "0@(");
@@ -185,8 +176,8 @@ lcores_value(char *out, size_t size)
 			continue;
 		while (last + 1 < CPU_SETSIZE && CPU_ISSET(last + 1, &set))
 			last++;
-		n += (size_t)snprintf(out + n, size - n, "%s%zu-%zu", out[n - 1] == '(' ? "" : ",",
-				      first, last);
+		n += (size_t)snprintf(out + n, size - n, "%s%zu-%zu", out[n - 1] == '(' ? "" : ",", first,
+				      last);
 		if (n + 24 >= size)
 			break; /* a mask of very many pieces: the first ones do */
 		first = last;
@@ -194,23 +185,22 @@ lcores_value(char *out, size_t size)
 	snprintf(out + n, size - n, ")");
 }
 
-static int
-build_args(const struct nic_cfg *cfg, struct ps_err *err)
+static int build_args(const struct nic_cfg *cfg, struct ps_err *err)
 {
 	char mb[16], lcores[ARG_BYTES];
 	struct own_arg own[] = {
-		{"--file-prefix", eal.prefix, {NULL}},
-		{"--no-pci", NULL, {"-a", "--allow", "-b", "--block"}},
-		{"-m", mb, {"--socket-mem"}},
-		{"--lcores", lcores, {"-l", "-c", "-s", "-S"}},
-		{"--iova-mode", "va", {NULL}},
-		/* memif's zero-copy client exports one file of memory to its peer. */
-		{"--single-file-segments", NULL, {"--legacy-mem"}},
-		{"--log-level", "notice", {NULL}},
-		{"--no-huge", NULL, {"--huge-dir", "--socket-mem", "--huge-unlink"}},
-		/* Without hugepages --in-memory is refused; no files are shared either way. */
-		{"--no-shconf", NULL, {"--proc-type"}},
-		{"--in-memory", NULL, {"--huge-dir", "--huge-unlink", "--no-shconf", "--proc-type"}},
+	    {"--file-prefix", eal.prefix, {NULL}},
+	    {"--no-pci", NULL, {"-a", "--allow", "-b", "--block"}},
+	    {"-m", mb, {"--socket-mem"}},
+	    {"--lcores", lcores, {"-l", "-c", "-s", "-S"}},
+	    {"--iova-mode", "va", {NULL}},
+	    /* memif's zero-copy client exports one file of memory to its peer. */
+	    {"--single-file-segments", NULL, {"--legacy-mem"}},
+	    {"--log-level", "notice", {NULL}},
+	    {"--no-huge", NULL, {"--huge-dir", "--socket-mem", "--huge-unlink"}},
+	    /* Without hugepages --in-memory is refused; no files are shared either way. */
+	    {"--no-shconf", NULL, {"--proc-type"}},
+	    {"--in-memory", NULL, {"--huge-dir", "--huge-unlink", "--no-shconf", "--proc-type"}},
 	};
 	int rc = push("penstock", err);
 
@@ -234,8 +224,7 @@ build_args(const struct nic_cfg *cfg, struct ps_err *err)
 }
 
 /* Free hugepages of all sizes, in MB. */
-static uint64_t
-hugepages_free_mb(void)
+static uint64_t hugepages_free_mb(void)
 {
 	glob_t g;
 	uint64_t mb = 0;
@@ -261,8 +250,7 @@ hugepages_free_mb(void)
 	return mb;
 }
 
-static bool
-hugetlbfs_mounted(void)
+static bool hugetlbfs_mounted(void)
 {
 	FILE *f = setmntent("/proc/mounts", "r");
 	const struct mntent *m;
@@ -276,8 +264,7 @@ hugetlbfs_mounted(void)
 	return found;
 }
 
-static int
-check_hugepages(const struct nic_cfg *cfg, struct ps_err *err)
+static int check_hugepages(const struct nic_cfg *cfg, struct ps_err *err)
 {
 	uint64_t free_mb = hugepages_free_mb();
 	FILE *f = fopen("/proc/sys/vm/nr_hugepages", "re");
@@ -301,8 +288,7 @@ check_hugepages(const struct nic_cfg *cfg, struct ps_err *err)
 	return 0;
 }
 
-static void
-set_prefix(const struct nic_cfg *cfg)
+static void set_prefix(const struct nic_cfg *cfg)
 {
 	size_t n = (size_t)snprintf(eal.prefix, sizeof(eal.prefix), "penstock-");
 	const char *name = cfg->name != NULL ? cfg->name : "nic";
@@ -320,25 +306,27 @@ set_prefix(const struct nic_cfg *cfg)
 	snprintf(eal.prefix + n, sizeof(eal.prefix) - n, "%ld", (long)getpid());
 }
 
-/* EAL prints its usage on stdout, which may be somebody's JSON, and "FATAL" lines past its log.
- * Both outputs go to /dev/null while it starts; the log is kept for the error text. */
-static void
-silence(int saved[2])
+/* EAL prints its usage on stdout, which may be somebody's JSON, and getopt's complaints and
+ * "FATAL" lines past its log on stderr. While it starts, the first goes to /dev/null and the
+ * second to a file in memory, whose descriptor is returned (or -1). */
+static int silence(int saved[2])
 {
 	int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+	int heard = memfd_create("eal-stderr", MFD_CLOEXEC);
 
 	fflush(NULL);
-	for (int fd = 1; fd <= 2; fd++) {
+	for (int fd = 1; fd <= 2; fd++)
 		saved[fd - 1] = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-		if (null >= 0 && saved[fd - 1] >= 0)
-			dup2(null, fd);
-	}
+	if (null >= 0 && saved[0] >= 0)
+		dup2(null, 1);
+	if (heard >= 0 && saved[1] >= 0)
+		dup2(heard, 2);
 	if (null >= 0)
 		close(null);
+	return heard;
 }
 
-static void
-unsilence(const int saved[2])
+static void unsilence(const int saved[2])
 {
 	fflush(NULL);
 	for (int fd = 1; fd <= 2; fd++) {
@@ -349,13 +337,13 @@ unsilence(const int saved[2])
 	}
 }
 
-static int
-run_eal_init(const struct nic_cfg *cfg, struct ps_err *err)
+static int run_eal_init(const struct nic_cfg *cfg, struct ps_err *err)
 {
 	cookie_io_functions_t io = {.write = log_write};
 	bool user_cores = user_has(cfg, "-l") || user_has(cfg, "-c") || user_has(cfg, "--lcores");
 	FILE *log = fopencookie(NULL, "w", io);
-	int saved[2] = {-1, -1};
+	int saved[2] = {-1, -1}, heard = -1;
+	char text[200] = "";
 	cpu_set_t before;
 	bool restore;
 	int rc;
@@ -364,10 +352,9 @@ run_eal_init(const struct nic_cfg *cfg, struct ps_err *err)
 		return ps_err_set(err, -ENOMEM, "EAL: no memory for its log");
 	setvbuf(log, NULL, _IOLBF, 0);
 	rte_openlog_stream(log);
-	eal.keep_quiet = !user_has(cfg, "--log-level") && !user_has(cfg, "-h") &&
-			 !user_has(cfg, "--help");
+	eal.keep_quiet = !user_has(cfg, "--log-level") && !user_has(cfg, "-h") && !user_has(cfg, "--help");
 	if (eal.keep_quiet)
-		silence(saved);
+		heard = silence(saved);
 	restore = pthread_getaffinity_np(pthread_self(), sizeof(before), &before) == 0;
 	rc = rte_eal_init(eal.argc, eal.argv);
 	if (eal.keep_quiet)
@@ -375,16 +362,21 @@ run_eal_init(const struct nic_cfg *cfg, struct ps_err *err)
 	/* EAL pins the thread that starts it; where the user chose the cores, that is wanted. */
 	if (restore && !user_cores)
 		pthread_setaffinity_np(pthread_self(), sizeof(before), &before);
+	if (heard >= 0) {
+		ssize_t n = pread(heard, text, sizeof(text) - 1, 0);
+
+		text[n > 0 ? n : 0] = '\0';
+		close(heard);
+	}
 	if (rc >= 0)
 		return 0;
-	rc = rte_errno == ENOMEM ? -ENOMEM : rte_errno == EACCES || rte_errno == EPERM ? -EPERM
-											: -EINVAL;
-	return ps_err_set(err, rc, "EAL does not start (%s): %s", rte_strerror(rte_errno),
-			  nic_eal_log_tail());
+	rc = rte_errno == ENOMEM ? -ENOMEM : rte_errno == EACCES || rte_errno == EPERM ? -EPERM : -EINVAL;
+	/* The first line is getopt's, where an argument is wrong. */
+	return ps_err_set(err, rc, "EAL does not start (%s): %.*s; %s", rte_strerror(rte_errno),
+			  (int)strcspn(text, "\n"), text, nic_eal_log_tail());
 }
 
-int
-nic_eal_start(const struct nic_cfg *cfg, uint64_t need_bytes, struct ps_err *err)
+int nic_eal_start(const struct nic_cfg *cfg, uint64_t need_bytes, struct ps_err *err)
 {
 	uint32_t need_mb = (uint32_t)(need_bytes >> 20) + EAL_OWN_MB;
 	int rc;
@@ -397,11 +389,10 @@ nic_eal_start(const struct nic_cfg *cfg, uint64_t need_bytes, struct ps_err *err
 	eal.argc = 0;
 	if (eal.capture && !eal.hugepages)
 		return ps_err_set(err, -EINVAL, "capture: needs hugepages (dpdk-dumpcap shares them)");
-	if (eal.hugepages && eal.mb < need_mb && !user_has(cfg, "-m") &&
-	    !user_has(cfg, "--socket-mem"))
+	if (eal.hugepages && eal.mb < need_mb && !user_has(cfg, "-m") && !user_has(cfg, "--socket-mem"))
 		return ps_err_set(err, -ENOMEM,
-				  "hugepages_mb: %u is too little for these ports, they need %u",
-				  eal.mb, need_mb);
+				  "hugepages_mb: %u is too little for these ports, they need %u", eal.mb,
+				  need_mb);
 	set_prefix(cfg);
 	rc = build_args(cfg, err);
 	if (rc == 0 && eal.hugepages && !user_has(cfg, "-m") && !user_has(cfg, "--socket-mem"))
@@ -425,8 +416,7 @@ nic_eal_start(const struct nic_cfg *cfg, uint64_t need_bytes, struct ps_err *err
 }
 
 /* Removes files `dir`/`prefix``pattern`; returns how many. */
-static int
-remove_files(const char *dir, const char *prefix, const char *pattern)
+static int remove_files(const char *dir, const char *prefix, const char *pattern)
 {
 	char path[PATH_MAX];
 	int n = 0;
@@ -442,8 +432,7 @@ remove_files(const char *dir, const char *prefix, const char *pattern)
 }
 
 /* EAL's hugepage files are `<mount>/<prefix>map_<n>`. */
-static int
-remove_hugepage_files(const char *prefix)
+static int remove_hugepage_files(const char *prefix)
 {
 	FILE *f = setmntent("/proc/mounts", "r");
 	const struct mntent *m;
@@ -458,8 +447,7 @@ remove_hugepage_files(const char *prefix)
 	return n;
 }
 
-static int
-remove_runtime_dir(const char *dir)
+static int remove_runtime_dir(const char *dir)
 {
 	int n = remove_files(dir, "", "/*");
 
@@ -467,8 +455,7 @@ remove_runtime_dir(const char *dir)
 }
 
 /* EAL's runtime directory: it holds the telemetry socket even where nothing is shared. */
-static void
-remove_own_runtime_dir(void)
+static void remove_own_runtime_dir(void)
 {
 	const char *dir = rte_eal_get_runtime_dir();
 
@@ -481,8 +468,7 @@ remove_own_runtime_dir(void)
 	}
 }
 
-void
-nic_eal_stop(void)
+void nic_eal_stop(void)
 {
 	if (eal.started && eal.capture) {
 		rte_pdump_uninit();
@@ -493,8 +479,7 @@ nic_eal_stop(void)
 
 /* nic_start's own prefixes end in the process's number. A number that is in use again only delays
  * the clean-up; a prefix without one was given by a launcher, whose business it is. */
-static bool
-prefix_in_use(const char *prefix)
+static bool prefix_in_use(const char *prefix)
 {
 	const char *dash = strrchr(prefix, '-');
 	long pid = dash != NULL ? strtol(dash + 1, NULL, 10) : 0;
@@ -502,8 +487,7 @@ prefix_in_use(const char *prefix)
 	return pid <= 0 || kill((pid_t)pid, 0) == 0 || errno == EPERM;
 }
 
-int
-nic_cleanup_stale(const char *prefix)
+int nic_cleanup_stale(const char *prefix)
 {
 	const char *base = getenv("RUNTIME_DIRECTORY");
 	const char *xdg = getenv("XDG_RUNTIME_DIR");
@@ -531,20 +515,17 @@ nic_cleanup_stale(const char *prefix)
 	return n;
 }
 
-bool
-nic_eal_hugepages(void)
+bool nic_eal_hugepages(void)
 {
 	return eal.hugepages;
 }
 
-bool
-nic_eal_capture(void)
+bool nic_eal_capture(void)
 {
 	return eal.capture;
 }
 
-const char *
-nic_eal_describe(void)
+const char *nic_eal_describe(void)
 {
 	return eal.text;
 }

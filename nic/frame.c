@@ -5,43 +5,38 @@
 
 #include "base/check.h"
 
-#define ETH_TYPE_IPV4 0x0800u
-#define IP_PROTO_UDP  17u
-#define IP_DONT_FRAG  0x4000u
-#define IP_FRAG_MASK  0x3fffu /* more-fragments and the offset */
-#define IP_TTL        64u
+#define ETH_TYPE_IPV4   0x0800u
+#define IP_PROTO_UDP    17u
+#define IP_DONT_FRAG    0x4000u
+#define IP_FRAG_MASK    0x3fffu /* more-fragments and the offset */
+#define IP_TTL          64u
 #define UDP_PAYLOAD_MAX 65507u
 
 /* Network byte order, any alignment. */
-static uint16_t
-load_be16(const uint8_t *p)
+static uint16_t load_be16(const uint8_t *p)
 {
 	return (uint16_t)((uint16_t)(p[0] << 8) | p[1]);
 }
 
-static uint32_t
-load_be32(const uint8_t *p)
+static uint32_t load_be32(const uint8_t *p)
 {
 	return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
 }
 
-static void
-store_be16(uint8_t *p, uint32_t v)
+static void store_be16(uint8_t *p, uint32_t v)
 {
 	p[0] = (uint8_t)(v >> 8);
 	p[1] = (uint8_t)v;
 }
 
-static void
-store_be32(uint8_t *p, uint32_t v)
+static void store_be32(uint8_t *p, uint32_t v)
 {
 	store_be16(p, v >> 16);
 	store_be16(p + 2, v & 0xffffu);
 }
 
 /* The one's-complement sum of the 20 header bytes, not yet folded (RFC 1071). */
-static uint32_t
-ip_header_sum(const uint8_t *ip)
+static uint32_t ip_header_sum(const uint8_t *ip)
 {
 	uint32_t sum = 0;
 
@@ -50,16 +45,14 @@ ip_header_sum(const uint8_t *ip)
 	return sum;
 }
 
-static uint16_t
-sum_fold(uint32_t sum)
+static uint16_t sum_fold(uint32_t sum)
 {
 	sum = (sum & 0xffffu) + (sum >> 16);
 	sum = (sum & 0xffffu) + (sum >> 16);
 	return (uint16_t)sum;
 }
 
-void
-nic_frame_template_init(struct nic_frame_template *t, const struct nic_frame_addr *addr)
+void nic_frame_template_init(struct nic_frame_template *t, const struct nic_frame_addr *addr)
 {
 	uint8_t *ip = t->hdr + NIC_ETH_BYTES;
 	uint8_t *udp = ip + NIC_IP_BYTES;
@@ -79,8 +72,7 @@ nic_frame_template_init(struct nic_frame_template *t, const struct nic_frame_add
 	t->ip_sum = ip_header_sum(ip);
 }
 
-void
-nic_frame_build(uint8_t *dst, const struct nic_frame_template *t, uint32_t payload_len)
+void nic_frame_build(uint8_t *dst, const struct nic_frame_template *t, uint32_t payload_len)
 {
 	uint32_t udp_len = NIC_UDP_BYTES + payload_len;
 	uint32_t ip_len = NIC_IP_BYTES + udp_len;
@@ -93,9 +85,8 @@ nic_frame_build(uint8_t *dst, const struct nic_frame_template *t, uint32_t paylo
 	store_be16(ip + NIC_IP_BYTES + 4, udp_len);
 }
 
-enum nic_frame_verdict
-nic_frame_parse(const uint8_t *frame, uint32_t len, uint32_t my_ip, uint16_t my_port,
-		struct nic_frame *out)
+enum nic_frame_verdict nic_frame_parse(const uint8_t *frame, uint32_t len, uint32_t my_ip, uint16_t my_port,
+				       struct nic_frame *out)
 {
 	const uint8_t *ip = frame + NIC_ETH_BYTES;
 	const uint8_t *udp = ip + NIC_IP_BYTES;
@@ -108,8 +99,7 @@ nic_frame_parse(const uint8_t *frame, uint32_t len, uint32_t my_ip, uint16_t my_
 	if (len < NIC_ETH_BYTES + NIC_IP_BYTES || ip[0] != 0x45)
 		return NIC_FRAME_MALFORMED;
 	ip_len = load_be16(ip + 2);
-	if (ip_len < NIC_IP_BYTES || ip_len > len - NIC_ETH_BYTES ||
-	    sum_fold(ip_header_sum(ip)) != 0xffffu)
+	if (ip_len < NIC_IP_BYTES || ip_len > len - NIC_ETH_BYTES || sum_fold(ip_header_sum(ip)) != 0xffffu)
 		return NIC_FRAME_MALFORMED;
 	if (ip[9] != IP_PROTO_UDP || load_be32(ip + 16) != my_ip)
 		return NIC_FRAME_NOT_OURS;

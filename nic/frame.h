@@ -56,7 +56,7 @@ void nic_frame_build(uint8_t *dst, const struct nic_frame_template *t, uint32_t 
 
 /* Takes a received frame of `len` bytes apart; never reads past it. Bytes after the IP packet
  * (Ethernet's padding) are left out of the payload. */
-enum nic_frame_verdict nic_frame_parse(const uint8_t *frame, uint32_t len, uint32_t my_ip,
-				       uint16_t my_port, struct nic_frame *out);
+enum nic_frame_verdict nic_frame_parse(const uint8_t *frame, uint32_t len, uint32_t my_ip, uint16_t my_port,
+				       struct nic_frame *out);
 
 #endif

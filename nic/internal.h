@@ -18,8 +18,8 @@
 #include "nic/nic.h"
 #include "nic/xdp_guard.h"
 
-#define NIC_BURST          64u
-#define NIC_PATH_MAX       108u /* sockaddr_un's */
+#define NIC_BURST    64u
+#define NIC_PATH_MAX 108u /* sockaddr_un's */
 /* 4 KB page - mempool header - mbuf - headroom - XDP's own headroom - Ethernet header; it is also
  * the most that veth carries with a native XDP program. */
 #define NIC_AF_XDP_MTU_MAX 3506u
@@ -30,8 +30,8 @@ struct nic_peer {
 	uint64_t key; /* ip << 16 | udp_port */
 	uint32_t ip;
 	struct nic_frame_template tmpl;
-	bool resolved;    /* the template holds the peer's MAC */
-	bool static_mac;  /* by configuration: never asked for again */
+	bool resolved;   /* the template holds the peer's MAC */
+	bool static_mac; /* by configuration: never asked for again */
 	char bell_path[NIC_PATH_MAX + 8];
 	struct dp_bell *bell; /* NULL: not opened yet */
 	uint64_t bell_retry_tsc;
@@ -98,8 +98,8 @@ struct nic_pool_shape {
 	uint64_t bytes;     /* of memory for the objects */
 };
 struct nic_pool_shape nic_pool_shape(const struct nic_port_cfg *cfg);
-int ps_warn_unused nic_pool_create(struct nic_port *p, const struct nic_pool_shape *shape,
-				   uint8_t **mem, uint64_t *mem_left, struct ps_err *err);
+int ps_warn_unused nic_pool_create(struct nic_port *p, const struct nic_pool_shape *shape, uint8_t **mem,
+				   uint64_t *mem_left, struct ps_err *err);
 void nic_pool_destroy(struct nic_port *p);
 /* Marks, for nic_pool_reclaim, that the application holds a buffer. */
 void nic_pool_mark_init(void);
@@ -119,10 +119,9 @@ void nic_port_close_bells(struct nic_port *p);
 void nic_thread_register(void);
 
 /* The drivers: make the ethdev of a port whose pool exists and start it; undo. */
-int ps_warn_unused nic_memif_open(struct nic_port *p, const struct nic_port_cfg *cfg,
-				  uint32_t wait_ms, struct ps_err *err);
-int ps_warn_unused nic_af_xdp_open(struct nic_port *p, const struct nic_port_cfg *cfg,
-				   struct ps_err *err);
+int ps_warn_unused nic_memif_open(struct nic_port *p, const struct nic_port_cfg *cfg, uint32_t wait_ms,
+				  struct ps_err *err);
+int ps_warn_unused nic_af_xdp_open(struct nic_port *p, const struct nic_port_cfg *cfg, struct ps_err *err);
 void nic_memif_close(struct nic_port *p);
 void nic_af_xdp_close(struct nic_port *p);
 /* Configures one queue each way and starts the port. */

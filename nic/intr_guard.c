@@ -22,8 +22,7 @@ atomic_bool nic_intr_guard_busy;
  * once it is set. Release pairs with acquire. */
 static _Atomic(rte_intr_callback_fn) slots[N_SLOTS];
 
-void
-nic_intr_guard_enter(void)
+void nic_intr_guard_enter(void)
 {
 	while (!nic_intr_guard_try())
 		sched_yield();
@@ -39,8 +38,7 @@ static _Thread_local struct {
 
 static void drop_dead_registration(void);
 
-static void
-run_guarded(int slot, void *arg)
+static void run_guarded(int slot, void *arg)
 {
 	rte_intr_callback_fn fn = atomic_load_explicit(&slots[slot], memory_order_acquire);
 
@@ -55,26 +53,22 @@ run_guarded(int slot, void *arg)
 
 /* EAL finds a callback again by function and argument, so the argument has to stay the
  * driver's own and each function needs a trampoline of its own. */
-static void
-trampoline_0(void *arg)
+static void trampoline_0(void *arg)
 {
 	run_guarded(0, arg);
 }
 
-static void
-trampoline_1(void *arg)
+static void trampoline_1(void *arg)
 {
 	run_guarded(1, arg);
 }
 
-static void
-trampoline_2(void *arg)
+static void trampoline_2(void *arg)
 {
 	run_guarded(2, arg);
 }
 
-static void
-trampoline_3(void *arg)
+static void trampoline_3(void *arg)
 {
 	run_guarded(3, arg);
 }
@@ -82,8 +76,7 @@ trampoline_3(void *arg)
 static const rte_intr_callback_fn trampolines[N_SLOTS] = {trampoline_0, trampoline_1, trampoline_2,
 							  trampoline_3};
 
-static bool
-of_memif_driver(rte_intr_callback_fn fn)
+static bool of_memif_driver(rte_intr_callback_fn fn)
 {
 	Dl_info info;
 
@@ -92,8 +85,7 @@ of_memif_driver(rte_intr_callback_fn fn)
 }
 
 /* The trampoline that stands for `fn`, or `fn` itself. */
-static rte_intr_callback_fn
-guarded(rte_intr_callback_fn fn)
+static rte_intr_callback_fn guarded(rte_intr_callback_fn fn)
 {
 	for (int i = 0; i < N_SLOTS; i++) {
 		rte_intr_callback_fn old = NULL;
@@ -102,8 +94,7 @@ guarded(rte_intr_callback_fn fn)
 			return trampolines[i];
 		if (!of_memif_driver(fn))
 			return fn;
-		if (atomic_compare_exchange_strong_explicit(&slots[i], &old, fn,
-							    memory_order_release,
+		if (atomic_compare_exchange_strong_explicit(&slots[i], &old, fn, memory_order_release,
 							    memory_order_acquire) ||
 		    old == fn)
 			return trampolines[i];
@@ -114,8 +105,7 @@ guarded(rte_intr_callback_fn fn)
 }
 
 /* EAL's own function of that name. */
-static void *
-next_symbol(const char *name)
+static void *next_symbol(const char *name)
 {
 	void *fn = dlsym(RTLD_NEXT, name);
 
@@ -123,11 +113,10 @@ next_symbol(const char *name)
 	return fn;
 }
 
-int
-rte_intr_callback_register(const struct rte_intr_handle *handle, rte_intr_callback_fn fn, void *arg)
+int rte_intr_callback_register(const struct rte_intr_handle *handle, rte_intr_callback_fn fn, void *arg)
 {
 	int (*next)(const struct rte_intr_handle *, rte_intr_callback_fn, void *) =
-		next_symbol("rte_intr_callback_register");
+	    next_symbol("rte_intr_callback_register");
 
 	if (fresh.inside && of_memif_driver(fn)) {
 		fresh.fd = rte_intr_fd_get(handle);
@@ -142,11 +131,10 @@ rte_intr_callback_register(const struct rte_intr_handle *handle, rte_intr_callba
  * without unregistering it; EAL then aborts ("Error adding fd"), and any local process that
  * connects and leaves could end ours. The forgotten registration is taken back here.
  */
-static void
-drop_dead_registration(void)
+static void drop_dead_registration(void)
 {
 	int (*unregister)(const struct rte_intr_handle *, rte_intr_callback_fn, void *) =
-		next_symbol("rte_intr_callback_unregister");
+	    next_symbol("rte_intr_callback_unregister");
 	struct rte_intr_handle *handle;
 
 	if (fresh.fd < 0 || fcntl(fresh.fd, F_GETFD) >= 0)
@@ -157,33 +145,28 @@ drop_dead_registration(void)
 	rte_intr_instance_free(handle);
 }
 
-int
-rte_intr_callback_unregister(const struct rte_intr_handle *handle, rte_intr_callback_fn fn,
-			     void *arg)
+int rte_intr_callback_unregister(const struct rte_intr_handle *handle, rte_intr_callback_fn fn, void *arg)
 {
 	int (*next)(const struct rte_intr_handle *, rte_intr_callback_fn, void *) =
-		next_symbol("rte_intr_callback_unregister");
+	    next_symbol("rte_intr_callback_unregister");
 
 	return next(handle, guarded(fn), arg);
 }
 
-int
-rte_intr_callback_unregister_sync(const struct rte_intr_handle *handle, rte_intr_callback_fn fn,
-				  void *arg)
+int rte_intr_callback_unregister_sync(const struct rte_intr_handle *handle, rte_intr_callback_fn fn,
+				      void *arg)
 {
 	int (*next)(const struct rte_intr_handle *, rte_intr_callback_fn, void *) =
-		next_symbol("rte_intr_callback_unregister_sync");
+	    next_symbol("rte_intr_callback_unregister_sync");
 
 	return next(handle, guarded(fn), arg);
 }
 
-int
-rte_intr_callback_unregister_pending(const struct rte_intr_handle *handle, rte_intr_callback_fn fn,
-				     void *arg, rte_intr_unregister_callback_fn done)
+int rte_intr_callback_unregister_pending(const struct rte_intr_handle *handle, rte_intr_callback_fn fn,
+					 void *arg, rte_intr_unregister_callback_fn done)
 {
 	int (*next)(const struct rte_intr_handle *, rte_intr_callback_fn, void *,
-		    rte_intr_unregister_callback_fn) =
-		next_symbol("rte_intr_callback_unregister_pending");
+		    rte_intr_unregister_callback_fn) = next_symbol("rte_intr_callback_unregister_pending");
 
 	return next(handle, guarded(fn), arg, done);
 }
@@ -192,8 +175,7 @@ rte_intr_callback_unregister_pending(const struct rte_intr_handle *handle, rte_i
  * The zero-copy client sends its peer the descriptor of EAL's memory and then closes it, EAL's
  * own one: its next connection would send whatever that number has become. It gets a copy.
  */
-int
-rte_memseg_get_fd(const struct rte_memseg *ms)
+int rte_memseg_get_fd(const struct rte_memseg *ms)
 {
 	int (*next)(const struct rte_memseg *) = next_symbol("rte_memseg_get_fd");
 	int fd = next(ms);
@@ -201,14 +183,14 @@ rte_memseg_get_fd(const struct rte_memseg *ms)
 	return fd >= 0 && fresh.inside ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : fd;
 }
 
-int
-nic_intr_guard_check(struct ps_err *err)
+int nic_intr_guard_check(struct ps_err *err)
 {
 	if (dlsym(RTLD_DEFAULT, "rte_intr_callback_register") ==
-		    (void *)(uintptr_t)rte_intr_callback_register &&
+		(void *)(uintptr_t)rte_intr_callback_register &&
 	    dlsym(RTLD_DEFAULT, "rte_memseg_get_fd") == (void *)(uintptr_t)rte_memseg_get_fd)
 		return 0;
-	return ps_err_set(err, -ENOTSUP,
-			  "memif: this program does not export rte_intr_callback_register, so DPDK's memif "
-			  "driver could crash when a peer dies; link it with nic's link_args (nic/meson.build)");
+	return ps_err_set(
+	    err, -ENOTSUP,
+	    "memif: this program does not export rte_intr_callback_register, so DPDK's memif "
+	    "driver could crash when a peer dies; link it with nic's link_args (nic/meson.build)");
 }

@@ -28,16 +28,14 @@ extern atomic_bool nic_intr_guard_busy;
 int ps_warn_unused nic_intr_guard_check(struct ps_err *err);
 
 /* Poll thread: true when the driver may be entered; leave with nic_intr_guard_leave. */
-static inline bool
-nic_intr_guard_try(void)
+static inline bool nic_intr_guard_try(void)
 {
 	/* Acquire pairs with the release in leave(): what the other thread did to the rings shows. */
 	return !atomic_load_explicit(&nic_intr_guard_busy, memory_order_relaxed) &&
 	       !atomic_exchange_explicit(&nic_intr_guard_busy, true, memory_order_acquire);
 }
 
-static inline void
-nic_intr_guard_leave(void)
+static inline void nic_intr_guard_leave(void)
 {
 	atomic_store_explicit(&nic_intr_guard_busy, false, memory_order_release);
 }

@@ -21,17 +21,16 @@
 #include "nic/internal.h"
 #include "nic/intr_guard.h"
 
-#define RING_LOG2        9u
-#define WAIT_MS_DEFAULT  10000u
-#define WAIT_STEP_US     2000u
-#define HOUSEKEEP_PER_S  1000u
+#define RING_LOG2       9u
+#define WAIT_MS_DEFAULT 10000u
+#define WAIT_STEP_US    2000u
+#define HOUSEKEEP_PER_S 1000u
 /* While nobody listens, a try costs one connect(). Once connected, the handshake takes under
  * 1 ms on an idle machine, and a restart that comes too early would cut it off. */
-#define RETRY_MS         20u
-#define HANDSHAKE_MS     1000u
+#define RETRY_MS     20u
+#define HANDSHAKE_MS 1000u
 
-int
-nic_memif_check(const struct nic_port_cfg *cfg, struct ps_err *err)
+int nic_memif_check(const struct nic_port_cfg *cfg, struct ps_err *err)
 {
 	if (cfg->socket_path == NULL || cfg->socket_path[0] == '\0')
 		return ps_err_set(err, -EINVAL, "memif: socket_path is missing");
@@ -46,14 +45,12 @@ nic_memif_check(const struct nic_port_cfg *cfg, struct ps_err *err)
 		return ps_err_set(err, -EINVAL, "memif: a port has exactly one peer, %u were given",
 				  cfg->n_peers);
 	if (cfg->mtu > NIC_MEMIF_MTU_MAX)
-		return ps_err_set(err, -EINVAL, "memif: mtu %u, the most is %u", cfg->mtu,
-				  NIC_MEMIF_MTU_MAX);
+		return ps_err_set(err, -EINVAL, "memif: mtu %u, the most is %u", cfg->mtu, NIC_MEMIF_MTU_MAX);
 	return 0;
 }
 
 /* Connects to the socket and leaves at once: 0, or the errno. */
-static int
-probe_socket(const char *path)
+static int probe_socket(const char *path)
 {
 	struct sockaddr_un un = {.sun_family = AF_UNIX};
 	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -69,8 +66,7 @@ probe_socket(const char *path)
 }
 
 /* A server killed with -9 leaves its socket file, on which bind() would fail. */
-static int
-remove_stale_socket(const char *path, struct ps_err *err)
+static int remove_stale_socket(const char *path, struct ps_err *err)
 {
 	int rc = probe_socket(path);
 
@@ -86,35 +82,32 @@ remove_stale_socket(const char *path, struct ps_err *err)
 	return 0;
 }
 
-static bool
-memif_carrier(const struct nic_port *p)
+static bool memif_carrier(const struct nic_port *p)
 {
 	struct rte_eth_link link;
 
-	return rte_eth_link_get_nowait(p->eth, &link) == 0 &&
-	       link.link_status == RTE_ETH_LINK_UP;
+	return rte_eth_link_get_nowait(p->eth, &link) == 0 && link.link_status == RTE_ETH_LINK_UP;
 }
 
-static void
-update_text(struct nic_port *p)
+static void update_text(struct nic_port *p)
 {
 	snprintf(p->text, sizeof(p->text),
-		 "memif socket=%s role=%s mode=%s mtu=%u hugepages=%s link=%s reconnects=%u",
-		 p->socket_path, p->memif_server ? "server" : "client",
-		 p->memif_server ? "copy(server)" : p->zero_copy ? "zero-copy" : "copy",
+		 "memif socket=%s role=%s mode=%s mtu=%u hugepages=%s link=%s reconnects=%u", p->socket_path,
+		 p->memif_server ? "server" : "client",
+		 p->memif_server ? "copy(server)"
+		 : p->zero_copy  ? "zero-copy"
+				 : "copy",
 		 p->base.mtu, nic_eal_hugepages() ? "yes" : "no", p->link_up ? "up" : "down",
 		 atomic_load_explicit(&p->reconnects, memory_order_relaxed));
 }
 
-static uint64_t
-ms_tsc(uint32_t ms)
+static uint64_t ms_tsc(uint32_t ms)
 {
 	return rte_get_tsc_hz() / 1000u * ms;
 }
 
 /* On the interrupt thread, so that a connect() that blocks never holds the poll loop. */
-static void
-reconnect(void *arg)
+static void reconnect(void *arg)
 {
 	struct nic_port *p = arg;
 
@@ -131,8 +124,7 @@ reconnect(void *arg)
 	atomic_store_explicit(&p->reconnecting, false, memory_order_release);
 }
 
-static void
-memif_housekeep(struct nic_port *p, uint64_t now_tsc)
+static void memif_housekeep(struct nic_port *p, uint64_t now_tsc)
 {
 	bool up = memif_carrier(p);
 
@@ -160,8 +152,7 @@ memif_housekeep(struct nic_port *p, uint64_t now_tsc)
 		atomic_store_explicit(&p->reconnecting, false, memory_order_relaxed);
 }
 
-static int
-create_device(struct nic_port *p, struct ps_err *err)
+static int create_device(struct nic_port *p, struct ps_err *err)
 {
 	uint32_t bsize = rte_pktmbuf_data_room_size(p->pool) - RTE_PKTMBUF_HEADROOM;
 	char args[NIC_PATH_MAX + 128];
@@ -181,8 +172,7 @@ create_device(struct nic_port *p, struct ps_err *err)
 
 /* Starts a client, which connects. A connection that only asks whether somebody is there would
  * do as well, but the driver's servers do not like those (intr_guard.c). */
-static int
-start_client(struct nic_port *p, uint32_t wait_ms, struct ps_err *err)
+static int start_client(struct nic_port *p, uint32_t wait_ms, struct ps_err *err)
 {
 	uint64_t deadline = ps_now_ns() + (uint64_t)wait_ms * 1000000u;
 	int rc = -ENOENT;
@@ -198,14 +188,12 @@ start_client(struct nic_port *p, uint32_t wait_ms, struct ps_err *err)
 					  "process, or look at the file's permissions",
 					  p->socket_path, wait_ms,
 					  access(p->socket_path, R_OK | W_OK) == 0 ? "a dead socket"
-										    : strerror(errno));
+										   : strerror(errno));
 		usleep(WAIT_STEP_US);
 	}
 }
 
-int
-nic_memif_open(struct nic_port *p, const struct nic_port_cfg *cfg, uint32_t wait_ms,
-	       struct ps_err *err)
+int nic_memif_open(struct nic_port *p, const struct nic_port_cfg *cfg, uint32_t wait_ms, struct ps_err *err)
 {
 	int rc = nic_intr_guard_check(err);
 
@@ -238,8 +226,7 @@ nic_memif_open(struct nic_port *p, const struct nic_port_cfg *cfg, uint32_t wait
 	return 0;
 }
 
-void
-nic_memif_close(struct nic_port *p)
+void nic_memif_close(struct nic_port *p)
 {
 	/* Waits for one that runs. */
 	rte_eal_alarm_cancel(reconnect, p);

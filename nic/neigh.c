@@ -16,8 +16,7 @@
 /* States in which the kernel itself would send to the address that it holds. */
 #define USABLE (NUD_PERMANENT | NUD_NOARP | NUD_REACHABLE | NUD_STALE | NUD_DELAY | NUD_PROBE)
 
-int
-nic_neigh_open(void)
+int nic_neigh_open(void)
 {
 	struct sockaddr_nl sa = {.nl_family = AF_NETLINK};
 	int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
@@ -34,8 +33,7 @@ nic_neigh_open(void)
 }
 
 /* The MAC in one answer to RTM_GETNEIGH. */
-static int
-parse_answer(const struct nlmsghdr *nh, size_t len, uint8_t mac_out[6])
+static int parse_answer(const struct nlmsghdr *nh, size_t len, uint8_t mac_out[6])
 {
 	const struct ndmsg *nd;
 	const struct rtattr *a;
@@ -47,7 +45,7 @@ parse_answer(const struct nlmsghdr *nh, size_t len, uint8_t mac_out[6])
 		const struct nlmsgerr *e = NLMSG_DATA(nh);
 
 		return nh->nlmsg_len < NLMSG_LENGTH(sizeof(*e)) ? -EPROTO
-		       : e->error == 0				? -ENOENT
+		       : e->error == 0                          ? -ENOENT
 								: e->error;
 	}
 	if (nh->nlmsg_type != RTM_NEWNEIGH || nh->nlmsg_len < NLMSG_LENGTH(sizeof(*nd)))
@@ -66,8 +64,7 @@ parse_answer(const struct nlmsghdr *nh, size_t len, uint8_t mac_out[6])
 	return -ENOENT;
 }
 
-int
-nic_neigh_lookup(int netlink_fd, int ifindex, uint32_t ip, uint8_t mac_out[6])
+int nic_neigh_lookup(int netlink_fd, int ifindex, uint32_t ip, uint8_t mac_out[6])
 {
 	struct {
 		struct nlmsghdr nh;
@@ -75,10 +72,10 @@ nic_neigh_lookup(int netlink_fd, int ifindex, uint32_t ip, uint8_t mac_out[6])
 		struct rtattr a;
 		uint32_t ip;
 	} req = {
-		.nh = {.nlmsg_len = sizeof(req), .nlmsg_type = RTM_GETNEIGH, .nlmsg_flags = NLM_F_REQUEST},
-		.nd = {.ndm_family = AF_INET, .ndm_ifindex = ifindex},
-		.a = {.rta_len = RTA_LENGTH(sizeof(uint32_t)), .rta_type = NDA_DST},
-		.ip = htonl(ip),
+	    .nh = {.nlmsg_len = sizeof(req), .nlmsg_type = RTM_GETNEIGH, .nlmsg_flags = NLM_F_REQUEST},
+	    .nd = {.ndm_family = AF_INET, .ndm_ifindex = ifindex},
+	    .a = {.rta_len = RTA_LENGTH(sizeof(uint32_t)), .rta_type = NDA_DST},
+	    .ip = htonl(ip),
 	};
 	_Alignas(struct nlmsghdr) char answer[1024];
 	ssize_t n;
@@ -95,13 +92,12 @@ nic_neigh_lookup(int netlink_fd, int ifindex, uint32_t ip, uint8_t mac_out[6])
 	return parse_answer((const struct nlmsghdr *)answer, (size_t)n, mac_out);
 }
 
-void
-nic_neigh_provoke(const char *iface, uint32_t ip)
+void nic_neigh_provoke(const char *iface, uint32_t ip)
 {
 	struct sockaddr_in to = {
-		.sin_family = AF_INET,
-		.sin_port = htons(DISCARD_PORT),
-		.sin_addr.s_addr = htonl(ip),
+	    .sin_family = AF_INET,
+	    .sin_port = htons(DISCARD_PORT),
+	    .sin_addr.s_addr = htonl(ip),
 	};
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 

@@ -13,8 +13,7 @@
 static struct nic_port ports[NIC_MAX_PORTS];
 static uint32_t n_ports;
 
-int
-nic_ethdev_start(struct nic_port *p, uint16_t n_desc, struct ps_err *err)
+int nic_ethdev_start(struct nic_port *p, uint16_t n_desc, struct ps_err *err)
 {
 	struct rte_eth_conf conf = {0};
 	int rc = 0;
@@ -32,14 +31,12 @@ start:
 	if (rc == 0)
 		rc = rte_eth_dev_start(p->eth);
 	if (rc != 0)
-		return ps_err_set(err, rc, "%s: %s: %s", p->dev_name, strerror(-rc),
-				  nic_eal_log_tail());
+		return ps_err_set(err, rc, "%s: %s: %s", p->dev_name, strerror(-rc), nic_eal_log_tail());
 	p->started = true;
 	return 0;
 }
 
-void
-nic_ethdev_close(struct nic_port *p)
+void nic_ethdev_close(struct nic_port *p)
 {
 	if (p->eth == UINT16_MAX)
 		return;
@@ -49,39 +46,34 @@ nic_ethdev_close(struct nic_port *p)
 	p->eth = UINT16_MAX;
 }
 
-static bool
-mac_is_set(const uint8_t mac[6])
+static bool mac_is_set(const uint8_t mac[6])
 {
 	static const uint8_t none[6];
 
 	return memcmp(mac, none, 6) != 0;
 }
 
-static int
-check_peers(const struct nic_port_cfg *c, uint32_t i, struct ps_err *err)
+static int check_peers(const struct nic_port_cfg *c, uint32_t i, struct ps_err *err)
 {
 	if (c->n_peers == 0 || c->n_peers > NIC_MAX_PEERS)
-		return ps_err_set(err, -EINVAL, "port %u: %u peers, 1 to %u are possible", i,
-				  c->n_peers, NIC_MAX_PEERS);
+		return ps_err_set(err, -EINVAL, "port %u: %u peers, 1 to %u are possible", i, c->n_peers,
+				  NIC_MAX_PEERS);
 	for (uint32_t k = 0; k < c->n_peers; k++) {
 		const struct nic_peer_cfg *q = &c->peers[k];
 
 		if (q->ip == 0 || q->udp_port == 0)
 			return ps_err_set(err, -EINVAL, "port %u: peer %u has no address or port", i, k);
 		if (q->bell_path != NULL && strlen(q->bell_path) >= sizeof(ports->peers->bell_path))
-			return ps_err_set(err, -EINVAL, "port %u: bell path too long: %s", i,
-					  q->bell_path);
+			return ps_err_set(err, -EINVAL, "port %u: bell path too long: %s", i, q->bell_path);
 		for (uint32_t j = 0; j < k; j++)
 			if (c->peers[j].ip == q->ip && c->peers[j].udp_port == q->udp_port)
 				return ps_err_set(err, -EINVAL,
-						  "port %u: peers %u and %u have the same address", i, j,
-						  k);
+						  "port %u: peers %u and %u have the same address", i, j, k);
 	}
 	return 0;
 }
 
-static int
-check_ports(const struct nic_cfg *cfg, struct ps_err *err)
+static int check_ports(const struct nic_cfg *cfg, struct ps_err *err)
 {
 	int rc = 0;
 
@@ -107,8 +99,7 @@ check_ports(const struct nic_cfg *cfg, struct ps_err *err)
 	return rc;
 }
 
-static void
-init_port(struct nic_port *p, const struct nic_port_cfg *c, uint32_t index)
+static void init_port(struct nic_port *p, const struct nic_port_cfg *c, uint32_t index)
 {
 	memset(p, 0, sizeof(*p));
 	p->base.ops = &nic_port_ops;
@@ -132,9 +123,8 @@ init_port(struct nic_port *p, const struct nic_port_cfg *c, uint32_t index)
 		 c->driver == NIC_DRIVER_MEMIF ? "memif" : "af_xdp", index);
 }
 
-static int
-open_port(struct nic_port *p, const struct nic_cfg *cfg, uint32_t index, uint8_t **mem,
-	  uint64_t *mem_left, struct ps_err *err)
+static int open_port(struct nic_port *p, const struct nic_cfg *cfg, uint32_t index, uint8_t **mem,
+		     uint64_t *mem_left, struct ps_err *err)
 {
 	const struct nic_port_cfg *c = &cfg->ports[index];
 	struct nic_pool_shape shape = nic_pool_shape(c);
@@ -151,8 +141,7 @@ open_port(struct nic_port *p, const struct nic_cfg *cfg, uint32_t index, uint8_t
 	return nic_af_xdp_open(p, c, err);
 }
 
-int
-nic_start(const struct nic_cfg *cfg, struct dp_port **ports_out, struct ps_err *err)
+int nic_start(const struct nic_cfg *cfg, struct dp_port **ports_out, struct ps_err *err)
 {
 	uint8_t *mem = cfg->pool_mem;
 	uint64_t mem_left = cfg->pool_mem_bytes, need = 0;
@@ -181,8 +170,7 @@ nic_start(const struct nic_cfg *cfg, struct dp_port **ports_out, struct ps_err *
 	return rc;
 }
 
-void
-nic_stop(void)
+void nic_stop(void)
 {
 	nic_eal_log_quiet(); /* the memif driver frees one thing twice, and EAL says so */
 	for (uint32_t i = n_ports; i-- > 0;)
@@ -193,8 +181,7 @@ nic_stop(void)
 	nic_eal_stop();
 }
 
-const char *
-nic_describe(void)
+const char *nic_describe(void)
 {
 	return nic_eal_describe();
 }

@@ -23,10 +23,10 @@
 enum nic_driver { NIC_DRIVER_MEMIF, NIC_DRIVER_AF_XDP };
 
 struct nic_peer_cfg {
-	uint32_t ip;             /* host byte order */
+	uint32_t ip; /* host byte order */
 	uint16_t udp_port;
-	uint8_t mac[6];          /* all zero: memif derives it from the ip, af_xdp asks the kernel */
-	const char *bell_path;   /* memif: the peer's doorbell (bell.h), or NULL */
+	uint8_t mac[6];        /* all zero: memif derives it from the ip, af_xdp asks the kernel */
+	const char *bell_path; /* memif: the peer's doorbell (bell.h), or NULL */
 };
 
 struct nic_port_cfg {
@@ -36,7 +36,7 @@ struct nic_port_cfg {
 	bool memif_server;
 	uint32_t ip;
 	uint16_t udp_port;
-	uint32_t mtu;            /* largest IP packet asked for; refused with the limit if the driver can't */
+	uint32_t mtu; /* largest IP packet asked for; refused with the limit if the driver can't */
 	struct nic_peer_cfg peers[NIC_MAX_PEERS];
 	uint32_t n_peers;
 };
@@ -54,7 +54,7 @@ struct nic_cfg {
 	 * nic_pool_bytes(). Drivers that cannot take it make nic_start fail with -ENOTSUP. */
 	void *pool_mem;
 	uint64_t pool_mem_bytes;
-	uint32_t wait_ms;        /* how long a memif client waits for its server's socket; 0: 10 s */
+	uint32_t wait_ms; /* how long a memif client waits for its server's socket; 0: 10 s */
 };
 
 /* Starts EAL (once a process) and all ports. On failure everything is undone; errors: -EINVAL

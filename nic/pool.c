@@ -22,25 +22,23 @@
 #define POOL_ALIGN       4096u
 /* No padding between objects: the sizes above are exact. No gaps at page borders: the AF_XDP
  * driver takes the pool as one array. */
-#define POOL_FLAGS       (RTE_MEMPOOL_F_NO_SPREAD | RTE_MEMPOOL_F_NO_IOVA_CONTIG)
+#define POOL_FLAGS (RTE_MEMPOOL_F_NO_SPREAD | RTE_MEMPOOL_F_NO_IOVA_CONTIG)
 
 /* mbuf dynamic field: who has the buffer, as far as we know. */
 enum mark { MARK_NONE, MARK_HELD, MARK_FREE };
 static int mark_offset = -1;
 
-static uint8_t *
-mark_of(struct rte_mbuf *m)
+static uint8_t *mark_of(struct rte_mbuf *m)
 {
 	return (uint8_t *)m + (size_t)mark_offset;
 }
 
-void
-nic_pool_mark_init(void)
+void nic_pool_mark_init(void)
 {
 	static const struct rte_mbuf_dynfield desc = {
-		.name = "penstock_nic_mark",
-		.size = sizeof(uint8_t),
-		.align = 1,
+	    .name = "penstock_nic_mark",
+	    .size = sizeof(uint8_t),
+	    .align = 1,
 	};
 
 	if (mark_offset < 0)
@@ -48,14 +46,12 @@ nic_pool_mark_init(void)
 	CHECK(mark_offset >= 0);
 }
 
-void
-nic_pool_mark_held(struct rte_mbuf *m, bool held)
+void nic_pool_mark_held(struct rte_mbuf *m, bool held)
 {
 	*mark_of(m) = held ? MARK_HELD : MARK_NONE;
 }
 
-struct nic_pool_shape
-nic_pool_shape(const struct nic_port_cfg *cfg)
+struct nic_pool_shape nic_pool_shape(const struct nic_port_cfg *cfg)
 {
 	struct nic_pool_shape s;
 	uint32_t elt;
@@ -65,27 +61,23 @@ nic_pool_shape(const struct nic_port_cfg *cfg)
 		s.data_room = AF_XDP_DATA_ROOM;
 	} else {
 		s.n_mbufs = MEMIF_MBUFS;
-		s.data_room = RTE_PKTMBUF_HEADROOM +
-			      (uint32_t)RTE_ALIGN_CEIL(cfg->mtu + NIC_ETH_BYTES, 256u);
+		s.data_room = RTE_PKTMBUF_HEADROOM + (uint32_t)RTE_ALIGN_CEIL(cfg->mtu + NIC_ETH_BYTES, 256u);
 		if (s.data_room > UINT16_MAX)
 			s.data_room = UINT16_MAX;
 	}
 	elt = (uint32_t)sizeof(struct rte_mbuf) + s.data_room;
-	s.bytes = (uint64_t)rte_mempool_calc_obj_size(elt, POOL_FLAGS, NULL) * s.n_mbufs +
-		  POOL_ALIGN;
+	s.bytes = (uint64_t)rte_mempool_calc_obj_size(elt, POOL_FLAGS, NULL) * s.n_mbufs + POOL_ALIGN;
 	return s;
 }
 
-uint64_t
-nic_pool_bytes(const struct nic_port_cfg *port)
+uint64_t nic_pool_bytes(const struct nic_port_cfg *port)
 {
 	return RTE_ALIGN_CEIL(nic_pool_shape(port).bytes, POOL_ALIGN);
 }
 
 /* The memory of a pool: the caller's, or one memory zone of EAL's. */
-static void *
-pool_memory(struct nic_port *p, const struct nic_pool_shape *shape, uint8_t **mem,
-	    uint64_t *mem_left, struct ps_err *err)
+static void *pool_memory(struct nic_port *p, const struct nic_pool_shape *shape, uint8_t **mem,
+			 uint64_t *mem_left, struct ps_err *err)
 {
 	uint64_t bytes = RTE_ALIGN_CEIL(shape->bytes, POOL_ALIGN);
 	const struct rte_memzone *mz;
@@ -116,8 +108,7 @@ pool_memory(struct nic_port *p, const struct nic_pool_shape *shape, uint8_t **me
 	return mz->addr;
 }
 
-static int
-pool_populate(struct rte_mempool *mp, const struct nic_pool_shape *shape, void *mem)
+static int pool_populate(struct rte_mempool *mp, const struct nic_pool_shape *shape, void *mem)
 {
 	struct rte_pktmbuf_pool_private priv = {.mbuf_data_room_size = (uint16_t)shape->data_room};
 	int rc;
@@ -136,9 +127,8 @@ pool_populate(struct rte_mempool *mp, const struct nic_pool_shape *shape, void *
 	return 0;
 }
 
-int
-nic_pool_create(struct nic_port *p, const struct nic_pool_shape *shape, uint8_t **mem,
-		uint64_t *mem_left, struct ps_err *err)
+int nic_pool_create(struct nic_port *p, const struct nic_pool_shape *shape, uint8_t **mem, uint64_t *mem_left,
+		    struct ps_err *err)
 {
 	void *addr = pool_memory(p, shape, mem, mem_left, err);
 	char name[RTE_MEMPOOL_NAMESIZE];
@@ -149,9 +139,8 @@ nic_pool_create(struct nic_port *p, const struct nic_pool_shape *shape, uint8_t 
 		return -ENOMEM;
 	snprintf(name, sizeof(name), "mp_%s", p->dev_name);
 	mp = rte_mempool_create_empty(name, shape->n_mbufs,
-				      (unsigned)sizeof(struct rte_mbuf) + shape->data_room,
-				      MEMPOOL_CACHE, sizeof(struct rte_pktmbuf_pool_private),
-				      SOCKET_ID_ANY, POOL_FLAGS);
+				      (unsigned)sizeof(struct rte_mbuf) + shape->data_room, MEMPOOL_CACHE,
+				      sizeof(struct rte_pktmbuf_pool_private), SOCKET_ID_ANY, POOL_FLAGS);
 	if (mp == NULL)
 		return ps_err_set(err, -rte_errno, "%s: packet pool: %s; ask for more hugepages_mb",
 				  p->dev_name, rte_strerror(rte_errno));
@@ -164,8 +153,7 @@ nic_pool_create(struct nic_port *p, const struct nic_pool_shape *shape, uint8_t 
 	return 0;
 }
 
-void
-nic_pool_destroy(struct nic_port *p)
+void nic_pool_destroy(struct nic_port *p)
 {
 	char name[RTE_MEMZONE_NAMESIZE];
 	const struct rte_memzone *mz;
@@ -179,8 +167,7 @@ nic_pool_destroy(struct nic_port *p)
 }
 
 /* Takes everything out of the pool, marks it, and puts it back. */
-static void
-mark_free_ones(struct rte_mempool *pool)
+static void mark_free_ones(struct rte_mempool *pool)
 {
 	struct rte_mbuf *head = NULL, *m;
 	void *obj;
@@ -200,8 +187,7 @@ mark_free_ones(struct rte_mempool *pool)
 	}
 }
 
-static void
-reclaim_one(struct rte_mempool *pool, void *arg, void *obj, unsigned idx)
+static void reclaim_one(struct rte_mempool *pool, void *arg, void *obj, unsigned idx)
 {
 	uint32_t *n_reclaimed = arg;
 	struct rte_mbuf *m = obj;
@@ -219,8 +205,7 @@ reclaim_one(struct rte_mempool *pool, void *arg, void *obj, unsigned idx)
 	}
 }
 
-uint32_t
-nic_pool_reclaim(struct rte_mempool *pool)
+uint32_t nic_pool_reclaim(struct rte_mempool *pool)
 {
 	uint32_t n_reclaimed = 0;
 

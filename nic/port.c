@@ -8,17 +8,15 @@
 #include "nic/internal.h"
 #include "nic/intr_guard.h"
 
-#define NO_PEER           UINT32_MAX
-#define BELL_RETRY_PER_S  10u
+#define NO_PEER          UINT32_MAX
+#define BELL_RETRY_PER_S 10u
 
-static inline struct nic_port *
-port_of(struct dp_port *dp)
+static inline struct nic_port *port_of(struct dp_port *dp)
 {
 	return (struct nic_port *)dp;
 }
 
-void
-nic_thread_register(void)
+void nic_thread_register(void)
 {
 	/* With capture a registered thread would shut dpdk-dumpcap out (rte_mp_disable): the
 	 * pools are then used without a cache, some 40 ns a packet slower. */
@@ -26,8 +24,7 @@ nic_thread_register(void)
 		(void)!rte_thread_register();
 }
 
-static uint32_t
-find_peer(const struct nic_port *p, uint32_t ip, uint16_t udp_port)
+static uint32_t find_peer(const struct nic_port *p, uint32_t ip, uint16_t udp_port)
 {
 	uint64_t key = (uint64_t)ip << 16 | udp_port;
 
@@ -38,8 +35,7 @@ find_peer(const struct nic_port *p, uint32_t ip, uint16_t udp_port)
 }
 
 /* Fills `pkt` from a received mbuf; false: counted, and the mbuf is the caller's to free. */
-static bool
-accept_frame(struct nic_port *p, struct rte_mbuf *m, struct dp_rx_pkt *pkt)
+static bool accept_frame(struct nic_port *p, struct rte_mbuf *m, struct dp_rx_pkt *pkt)
 {
 	const uint8_t *data = rte_pktmbuf_mtod(m, const uint8_t *);
 	struct nic_frame f;
@@ -66,8 +62,7 @@ accept_frame(struct nic_port *p, struct rte_mbuf *m, struct dp_rx_pkt *pkt)
 	return true;
 }
 
-static void
-housekeep_when_due(struct nic_port *p)
+static void housekeep_when_due(struct nic_port *p)
 {
 	uint64_t now = rte_rdtsc();
 
@@ -77,21 +72,18 @@ housekeep_when_due(struct nic_port *p)
 	p->housekeep(p, now);
 }
 
-static inline bool
-driver_enter(struct nic_port *p)
+static inline bool driver_enter(struct nic_port *p)
 {
 	return !p->guarded || nic_intr_guard_try();
 }
 
-static inline void
-driver_leave(struct nic_port *p)
+static inline void driver_leave(struct nic_port *p)
 {
 	if (p->guarded)
 		nic_intr_guard_leave();
 }
 
-static uint32_t
-port_rx_burst(struct dp_port *dp, struct dp_rx_pkt *pkts, uint32_t n)
+static uint32_t port_rx_burst(struct dp_port *dp, struct dp_rx_pkt *pkts, uint32_t n)
 {
 	struct nic_port *p = port_of(dp);
 	struct rte_mbuf *m[NIC_BURST];
@@ -120,8 +112,7 @@ port_rx_burst(struct dp_port *dp, struct dp_rx_pkt *pkts, uint32_t n)
 }
 
 /* Header and payload into one mbuf: the only payload copy of the transmit path. */
-static void
-gather(struct nic_port *p, struct rte_mbuf *m, const struct dp_tx_pkt *pkt)
+static void gather(struct nic_port *p, struct rte_mbuf *m, const struct dp_tx_pkt *pkt)
 {
 	uint32_t udp_payload = DP_HDR_BYTES + pkt->payload_len;
 	uint8_t *dst = rte_pktmbuf_mtod(m, uint8_t *);
@@ -136,8 +127,7 @@ gather(struct nic_port *p, struct rte_mbuf *m, const struct dp_tx_pkt *pkt)
 }
 
 /* Sends `n` filled mbufs in order; returns how many the driver took, the others are freed. */
-static uint32_t
-send_burst(struct nic_port *p, struct rte_mbuf **m, uint32_t n)
+static uint32_t send_burst(struct nic_port *p, struct rte_mbuf **m, uint32_t n)
 {
 	uint32_t sent = 0;
 
@@ -152,8 +142,7 @@ send_burst(struct nic_port *p, struct rte_mbuf **m, uint32_t n)
 	return sent;
 }
 
-static uint32_t
-port_tx_burst(struct dp_port *dp, const struct dp_tx_pkt *pkts, uint32_t n)
+static uint32_t port_tx_burst(struct dp_port *dp, const struct dp_tx_pkt *pkts, uint32_t n)
 {
 	struct nic_port *p = port_of(dp);
 	struct rte_mbuf *m[NIC_BURST];
@@ -168,8 +157,7 @@ port_tx_burst(struct dp_port *dp, const struct dp_tx_pkt *pkts, uint32_t n)
 		const struct dp_tx_pkt *pkt = &pkts[taken];
 
 		CHECK(pkt->peer < p->n_peers &&
-		      pkt->payload_len + DP_HDR_BYTES + NIC_FRAME_BYTES - NIC_ETH_BYTES <=
-			      p->base.mtu);
+		      pkt->payload_len + DP_HDR_BYTES + NIC_FRAME_BYTES - NIC_ETH_BYTES <= p->base.mtu);
 		if (ps_unlikely(!p->peers[pkt->peer].resolved)) {
 			/* Dropped as a wire would: other peers must not wait for this one. */
 			p->n.tx_unresolved++;
@@ -193,22 +181,19 @@ port_tx_burst(struct dp_port *dp, const struct dp_tx_pkt *pkts, uint32_t n)
 	return sent < n_m ? from[sent] : taken;
 }
 
-static void
-port_buf_free(struct dp_port *dp, void *buf)
+static void port_buf_free(struct dp_port *dp, void *buf)
 {
 	(void)dp;
 	nic_pool_mark_held(buf, false);
 	rte_pktmbuf_free(buf);
 }
 
-static int
-port_wait_fd(struct dp_port *dp)
+static int port_wait_fd(struct dp_port *dp)
 {
 	return port_of(dp)->xsk_fd;
 }
 
-static void
-port_ring_peer(struct dp_port *dp, uint16_t peer)
+static void port_ring_peer(struct dp_port *dp, uint16_t peer)
 {
 	struct nic_port *p = port_of(dp);
 	struct nic_peer *q = &p->peers[peer];
@@ -231,8 +216,7 @@ port_ring_peer(struct dp_port *dp, uint16_t peer)
 		q->bell = NULL;
 }
 
-void
-nic_port_close_bells(struct nic_port *p)
+void nic_port_close_bells(struct nic_port *p)
 {
 	for (uint32_t i = 0; i < p->n_peers; i++) {
 		if (p->peers[i].bell != NULL)
@@ -242,8 +226,7 @@ nic_port_close_bells(struct nic_port *p)
 	}
 }
 
-static bool
-port_link_up(struct dp_port *dp)
+static bool port_link_up(struct dp_port *dp)
 {
 	struct nic_port *p = port_of(dp);
 
@@ -251,20 +234,17 @@ port_link_up(struct dp_port *dp)
 	return p->link_up;
 }
 
-static void
-port_counters(struct dp_port *dp, struct dp_port_counters *out)
+static void port_counters(struct dp_port *dp, struct dp_port_counters *out)
 {
 	*out = port_of(dp)->n;
 }
 
-static const char *
-port_describe(struct dp_port *dp)
+static const char *port_describe(struct dp_port *dp)
 {
 	return port_of(dp)->text;
 }
 
-static void
-port_close(struct dp_port *dp)
+static void port_close(struct dp_port *dp)
 {
 	struct nic_port *p = port_of(dp);
 
@@ -276,19 +256,18 @@ port_close(struct dp_port *dp)
 }
 
 const struct dp_port_ops nic_port_ops = {
-	.rx_burst = port_rx_burst,
-	.tx_burst = port_tx_burst,
-	.buf_free = port_buf_free,
-	.wait_fd = port_wait_fd,
-	.ring_peer = port_ring_peer,
-	.link_up = port_link_up,
-	.counters = port_counters,
-	.describe = port_describe,
-	.close = port_close,
+    .rx_burst = port_rx_burst,
+    .tx_burst = port_tx_burst,
+    .buf_free = port_buf_free,
+    .wait_fd = port_wait_fd,
+    .ring_peer = port_ring_peer,
+    .link_up = port_link_up,
+    .counters = port_counters,
+    .describe = port_describe,
+    .close = port_close,
 };
 
-void
-nic_port_memif_mac(uint32_t ip, uint8_t mac_out[6])
+void nic_port_memif_mac(uint32_t ip, uint8_t mac_out[6])
 {
 	mac_out[0] = 0x02; /* locally administered */
 	mac_out[1] = 0x00;
@@ -298,15 +277,14 @@ nic_port_memif_mac(uint32_t ip, uint8_t mac_out[6])
 	mac_out[5] = (uint8_t)ip;
 }
 
-void
-nic_port_set_mac(struct nic_port *p, struct nic_peer *peer, const uint8_t mac[6])
+void nic_port_set_mac(struct nic_port *p, struct nic_peer *peer, const uint8_t mac[6])
 {
 	struct rte_ether_addr own;
 	struct nic_frame_addr a = {
-		.src_ip = p->ip,
-		.dst_ip = peer->ip,
-		.src_port = p->udp_port,
-		.dst_port = (uint16_t)peer->key,
+	    .src_ip = p->ip,
+	    .dst_ip = peer->ip,
+	    .src_port = p->udp_port,
+	    .dst_port = (uint16_t)peer->key,
 	};
 
 	if (p->driver == NIC_DRIVER_MEMIF) {

@@ -47,8 +47,7 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
-static __always_inline int
-count(__u32 which, int verdict)
+static __always_inline int count(__u32 which, int verdict)
 {
 	__u64 *n = bpf_map_lookup_elem(&counters, &which);
 
@@ -58,8 +57,7 @@ count(__u32 which, int verdict)
 }
 
 /* The UDP header of an unfragmented UDP/IPv4 frame, or 0. */
-static __always_inline struct udphdr *
-find_udp(void *data, void *end, struct iphdr **ip_out)
+static __always_inline struct udphdr *find_udp(void *data, void *end, struct iphdr **ip_out)
 {
 	struct ethhdr *eth = data;
 	struct iphdr *ip = (void *)(eth + 1);
@@ -78,8 +76,7 @@ find_udp(void *data, void *end, struct iphdr **ip_out)
 }
 
 SEC("xdp")
-int
-penstock_guard(struct xdp_md *ctx)
+int penstock_guard(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;

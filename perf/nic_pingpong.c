@@ -15,14 +15,12 @@
 #define STALL_NS       2000000000ull
 #define LINK_NS        5000000000ull
 
-static uint32_t
-chunk_bytes(const struct dp_port *p)
+static uint32_t chunk_bytes(const struct dp_port *p)
 {
 	return (p->mtu - 28u - DP_HDR_BYTES) / 64u * 64u;
 }
 
-static bool
-send_msg(void *ctx, uint8_t *msg, uint32_t len)
+static bool send_msg(void *ctx, uint8_t *msg, uint32_t len)
 {
 	struct dp_port *p = ctx;
 	uint32_t chunk = chunk_bytes(p), at = 0;
@@ -41,8 +39,7 @@ send_msg(void *ctx, uint8_t *msg, uint32_t len)
 	return true;
 }
 
-static bool
-recv_msg(void *ctx, uint8_t *msg, uint32_t len)
+static bool recv_msg(void *ctx, uint8_t *msg, uint32_t len)
 {
 	struct dp_port *p = ctx;
 	uint64_t end = ps_now_ns() + STALL_NS;
@@ -67,24 +64,26 @@ recv_msg(void *ctx, uint8_t *msg, uint32_t len)
 	return true;
 }
 
-static bool
-run_side(struct pp_side *s)
+static bool run_side(struct pp_side *s)
 {
 	bool memif = strcmp(s->o->driver, "memif") == 0, ok;
 	char path[80], iface[16];
 	struct nic_port_cfg port = {
-		.driver = memif ? NIC_DRIVER_MEMIF : NIC_DRIVER_AF_XDP,
-		.iface = iface,
-		.socket_path = path,
-		.memif_server = s->side == 1,
-		.ip = 0x0a620001u + (uint32_t)s->side,
-		.udp_port = 7412,
-		.mtu = s->o->mtu,
-		.n_peers = 1,
-		.peers = {{.ip = 0x0a620002u - (uint32_t)s->side, .udp_port = 7412}},
+	    .driver = memif ? NIC_DRIVER_MEMIF : NIC_DRIVER_AF_XDP,
+	    .iface = iface,
+	    .socket_path = path,
+	    .memif_server = s->side == 1,
+	    .ip = 0x0a620001u + (uint32_t)s->side,
+	    .udp_port = 7412,
+	    .mtu = s->o->mtu,
+	    .n_peers = 1,
+	    .peers = {{.ip = 0x0a620002u - (uint32_t)s->side, .udp_port = 7412}},
 	};
-	struct nic_cfg cfg = {.name = "pp", .hugepages_mb = s->o->hugepages_mb,
-			      .capture = s->o->capture, .ports = &port, .n_ports = 1};
+	struct nic_cfg cfg = {.name = "pp",
+			      .hugepages_mb = s->o->hugepages_mb,
+			      .capture = s->o->capture,
+			      .ports = &port,
+			      .n_ports = 1};
 	uint64_t end;
 	struct dp_port *p;
 	struct ps_err err;
@@ -109,8 +108,7 @@ run_side(struct pp_side *s)
 	return ok;
 }
 
-int
-main(int argc, char **argv)
+int main(int argc, char **argv)
 {
 	struct pp_options o = {.driver = "memif", .size = 64, .count = 20000, .mtu = 0};
 

@@ -18,16 +18,14 @@
 #define RUN_TIMEOUT_S 120u
 #define IFACE_WAIT_US 200000u
 
-static int
-compare_u32(const void *a, const void *b)
+static int compare_u32(const void *a, const void *b)
 {
 	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
 
 	return (x > y) - (x < y);
 }
 
-bool
-pp_exchange(struct pp_side *s, void *ctx, pp_xfer send, pp_xfer recv)
+bool pp_exchange(struct pp_side *s, void *ctx, pp_xfer send, pp_xfer recv)
 {
 	uint32_t size = s->o->size, warm = s->o->count / 10u, sink = 0;
 	uint8_t *out = malloc(size + 1u), *in = malloc(size + 1u);
@@ -58,8 +56,7 @@ pp_exchange(struct pp_side *s, void *ctx, pp_xfer send, pp_xfer recv)
 	return ok;
 }
 
-static void
-print_json(const struct pp_options *o, const char *mode, uint32_t *rtt)
+static void print_json(const struct pp_options *o, const char *mode, uint32_t *rtt)
 {
 	uint32_t n = o->count;
 
@@ -71,8 +68,7 @@ print_json(const struct pp_options *o, const char *mode, uint32_t *rtt)
 	       rtt[(uint64_t)n * 999 / 1000], rtt[n - 1]);
 }
 
-static void
-pin(int core)
+static void pin(int core)
 {
 	cpu_set_t set;
 
@@ -83,8 +79,7 @@ pin(int core)
 }
 
 /* The child's end of setting up: a namespace, and an interface that the parent puts in. */
-static bool
-enter_netns(const struct pp_side *s, int ready, int go)
+static bool enter_netns(const struct pp_side *s, int ready, int go)
 {
 	char cmd[200], c;
 
@@ -109,8 +104,7 @@ struct child {
 	int ready, go;
 };
 
-static struct child
-spawn(struct pp_side *s, bool (*run_side)(struct pp_side *))
+static struct child spawn(struct pp_side *s, bool (*run_side)(struct pp_side *))
 {
 	struct child ch;
 	int ready[2], go[2];
@@ -142,16 +136,14 @@ spawn(struct pp_side *s, bool (*run_side)(struct pp_side *))
 	return ch;
 }
 
-static void
-join_namespaces(const struct child ch[2])
+static void join_namespaces(const struct child ch[2])
 {
 	char cmd[160], c;
 
 	for (int i = 0; i < 2; i++)
 		if (read(ch[i].ready, &c, 1) != 1)
 			return;
-	snprintf(cmd, sizeof(cmd),
-		 "ip link add name ppveth0 netns %d type veth peer name ppveth1 netns %d",
+	snprintf(cmd, sizeof(cmd), "ip link add name ppveth0 netns %d type veth peer name ppveth1 netns %d",
 		 (int)ch[0].pid, (int)ch[1].pid);
 	if (system(cmd) != 0)
 		return;
@@ -160,8 +152,7 @@ join_namespaces(const struct child ch[2])
 }
 
 /* Waits for both; when one fails or the time is up, the other is ended. */
-static int
-join_children(const struct child ch[2])
+static int join_children(const struct child ch[2])
 {
 	uint64_t end = ps_now_ns() + RUN_TIMEOUT_S * 1000000000ull;
 	bool gone[2] = {false, false};
@@ -188,8 +179,7 @@ join_children(const struct child ch[2])
 	return rc;
 }
 
-static bool
-parse(int argc, char **argv, struct pp_options *o)
+static bool parse(int argc, char **argv, struct pp_options *o)
 {
 	for (int i = 1; i + 1 < argc; i += 2) {
 		const char *k = argv[i], *v = argv[i + 1];
@@ -206,15 +196,13 @@ parse(int argc, char **argv, struct pp_options *o)
 			o->hugepages_mb = (uint32_t)strtoul(v, NULL, 0);
 		else if (strcmp(k, "--capture") == 0)
 			o->capture = strcmp(v, "1") == 0;
-		else if (strcmp(k, "--cores") != 0 ||
-			 sscanf(v, "%d,%d", &o->core[0], &o->core[1]) != 2)
+		else if (strcmp(k, "--cores") != 0 || sscanf(v, "%d,%d", &o->core[0], &o->core[1]) != 2)
 			return false;
 	}
 	return argc % 2 == 1 && o->count > 0 && o->count <= 10000000 && o->size <= (1u << 20);
 }
 
-int
-pp_main(int argc, char **argv, struct pp_options *o, bool (*run_side)(struct pp_side *s))
+int pp_main(int argc, char **argv, struct pp_options *o, bool (*run_side)(struct pp_side *s))
 {
 	struct pp_side s[2] = {{.o = o, .side = 0}, {.o = o, .side = 1}};
 	char dir[] = "/tmp/penstock-pp-XXXXXX", path[96];

@@ -15,18 +15,18 @@ struct pp_options {
 	uint32_t size;      /* bytes of a message, touched on both sides */
 	uint32_t count;     /* round trips that are measured; count/10 before them are not */
 	uint32_t mtu;
-	bool netns;         /* give each side a namespace and the veth ends `ppveth<side>` */
+	bool netns; /* give each side a namespace and the veth ends `ppveth<side>` */
 	uint32_t hugepages_mb;
-	bool capture;       /* nic_pingpong: lets dpdk-dumpcap attach */
+	bool capture; /* nic_pingpong: lets dpdk-dumpcap attach */
 	int core[2];
 };
 
 struct pp_side {
 	const struct pp_options *o;
-	int side;               /* 0 asks and measures, 1 answers */
-	uint32_t *rtt_ns;       /* side 0: count entries */
-	const char *mode;       /* side 0: set for the JSON */
-	char dir[64];           /* a directory of this run, for sockets */
+	int side;         /* 0 asks and measures, 1 answers */
+	uint32_t *rtt_ns; /* side 0: count entries */
+	const char *mode; /* side 0: set for the JSON */
+	char dir[64];     /* a directory of this run, for sockets */
 };
 
 /* Sends and receives one message of o->size bytes; false ends the run. */

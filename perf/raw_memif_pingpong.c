@@ -26,8 +26,7 @@ struct raw {
 	struct rte_mempool *pool;
 };
 
-static bool
-send_msg(void *ctx, uint8_t *msg, uint32_t len)
+static bool send_msg(void *ctx, uint8_t *msg, uint32_t len)
 {
 	struct raw *r = ctx;
 	uint64_t end = ps_now_ns() + STALL_NS;
@@ -50,8 +49,7 @@ send_msg(void *ctx, uint8_t *msg, uint32_t len)
 	return true;
 }
 
-static bool
-recv_msg(void *ctx, uint8_t *msg, uint32_t len)
+static bool recv_msg(void *ctx, uint8_t *msg, uint32_t len)
 {
 	struct raw *r = ctx;
 	uint64_t end = ps_now_ns() + STALL_NS;
@@ -73,12 +71,21 @@ recv_msg(void *ctx, uint8_t *msg, uint32_t len)
 	return true;
 }
 
-static bool
-start(struct pp_side *s, struct raw *r)
+static bool start(struct pp_side *s, struct raw *r)
 {
 	char vdev[200], prefix[64], core[16], mem[16], path[96];
-	char *argv[] = {"raw", "--no-pci", "-m", mem, "--in-memory", "--single-file-segments",
-			"--iova-mode=va", "--log-level=warning", "-l", core, prefix, vdev};
+	char *argv[] = {"raw",
+			"--no-pci",
+			"-m",
+			mem,
+			"--in-memory",
+			"--single-file-segments",
+			"--iova-mode=va",
+			"--log-level=warning",
+			"-l",
+			core,
+			prefix,
+			vdev};
 	struct rte_eth_conf conf = {0};
 	struct rte_eth_link link = {0};
 
@@ -86,16 +93,14 @@ start(struct pp_side *s, struct raw *r)
 	snprintf(prefix, sizeof(prefix), "--file-prefix=penstock-raw-%ld", (long)getpid());
 	snprintf(core, sizeof(core), "%d", s->o->core[s->side]);
 	snprintf(mem, sizeof(mem), "%u", s->o->hugepages_mb);
-	snprintf(vdev, sizeof(vdev),
-		 "--vdev=net_memif0,role=%s,socket=%s,socket-abstract=no,bsize=%u%s",
+	snprintf(vdev, sizeof(vdev), "--vdev=net_memif0,role=%s,socket=%s,socket-abstract=no,bsize=%u%s",
 		 s->side == 1 ? "server" : "client", path, BSIZE, s->side == 0 ? ",zero-copy=yes" : "");
 	while (s->side == 0 && access(path, F_OK) != 0)
 		usleep(1000);
 	if (rte_eal_init((int)(sizeof(argv) / sizeof(argv[0])), argv) < 0 ||
 	    rte_eth_dev_get_port_by_name("net_memif0", &r->eth) != 0)
 		return false;
-	r->pool = rte_pktmbuf_pool_create("raw", N_MBUFS, 64, 0, BSIZE + RTE_PKTMBUF_HEADROOM,
-					  SOCKET_ID_ANY);
+	r->pool = rte_pktmbuf_pool_create("raw", N_MBUFS, 64, 0, BSIZE + RTE_PKTMBUF_HEADROOM, SOCKET_ID_ANY);
 	if (r->pool == NULL || rte_eth_dev_configure(r->eth, 1, 1, &conf) != 0 ||
 	    rte_eth_rx_queue_setup(r->eth, 0, N_DESC, 0, NULL, r->pool) != 0 ||
 	    rte_eth_tx_queue_setup(r->eth, 0, N_DESC, 0, NULL) != 0)
@@ -109,8 +114,7 @@ start(struct pp_side *s, struct raw *r)
 	return true;
 }
 
-static bool
-run_side(struct pp_side *s)
+static bool run_side(struct pp_side *s)
 {
 	struct raw r;
 	char dir[128];
@@ -130,11 +134,10 @@ run_side(struct pp_side *s)
 	return ok;
 }
 
-int
-main(int argc, char **argv)
+int main(int argc, char **argv)
 {
-	struct pp_options o = {.driver = "raw-memif", .size = 64, .count = 20000, .mtu = BSIZE,
-			       .hugepages_mb = 64};
+	struct pp_options o = {
+	    .driver = "raw-memif", .size = 64, .count = 20000, .mtu = BSIZE, .hugepages_mb = 64};
 
 	return pp_main(argc, argv, &o, run_side);
 }

@@ -37,38 +37,35 @@ struct raw {
 	struct xsk_ring_prod fill, tx;
 	struct xsk_ring_cons comp, rx;
 	uint8_t *mem;
-	uint32_t n_tx;      /* frames sent so far: picks the chunk */
+	uint32_t n_tx; /* frames sent so far: picks the chunk */
 	uint32_t in_flight;
 	uint32_t frame_max; /* payload of a frame */
 };
 
 /* r0 = redirect_map(xsks_map, queue 0, XDP_PASS) */
-static int
-attach_program(const char *iface, int *map_fd_out)
+static int attach_program(const char *iface, int *map_fd_out)
 {
 	int map = bpf_map_create(BPF_MAP_TYPE_XSKMAP, "xsks_map", 4, 4, 1, NULL);
 	const struct bpf_insn code[] = {
-		{.code = BPF_LD | BPF_DW | BPF_IMM, .dst_reg = 1, .src_reg = BPF_PSEUDO_MAP_FD, .imm = map},
-		{0},
-		{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 2, .imm = 0},
-		{.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 3, .imm = XDP_PASS},
-		{.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_redirect_map},
-		{.code = BPF_JMP | BPF_EXIT},
+	    {.code = BPF_LD | BPF_DW | BPF_IMM, .dst_reg = 1, .src_reg = BPF_PSEUDO_MAP_FD, .imm = map},
+	    {0},
+	    {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 2, .imm = 0},
+	    {.code = BPF_ALU64 | BPF_MOV | BPF_K, .dst_reg = 3, .imm = XDP_PASS},
+	    {.code = BPF_JMP | BPF_CALL, .imm = BPF_FUNC_redirect_map},
+	    {.code = BPF_JMP | BPF_EXIT},
 	};
 	int prog;
 
 	if (map < 0)
 		return map;
-	prog = bpf_prog_load(BPF_PROG_TYPE_XDP, "raw_xsk", "GPL", code,
-			     sizeof(code) / sizeof(code[0]), NULL);
+	prog = bpf_prog_load(BPF_PROG_TYPE_XDP, "raw_xsk", "GPL", code, sizeof(code) / sizeof(code[0]), NULL);
 	if (prog < 0)
 		return prog;
 	*map_fd_out = map;
 	return bpf_xdp_attach((int)if_nametoindex(iface), prog, XDP_FLAGS_DRV_MODE, NULL);
 }
 
-static void
-reclaim_tx(struct raw *r)
+static void reclaim_tx(struct raw *r)
 {
 	uint32_t at, n = xsk_ring_cons__peek(&r->comp, N_TX, &at);
 
@@ -78,8 +75,7 @@ reclaim_tx(struct raw *r)
 	r->in_flight -= n;
 }
 
-static bool
-send_msg(void *ctx, uint8_t *msg, uint32_t len)
+static bool send_msg(void *ctx, uint8_t *msg, uint32_t len)
 {
 	struct raw *r = ctx;
 	uint32_t at = 0, slot, n_frames = 0;
@@ -110,8 +106,7 @@ send_msg(void *ctx, uint8_t *msg, uint32_t len)
 	return true;
 }
 
-static bool
-recv_msg(void *ctx, uint8_t *msg, uint32_t len)
+static bool recv_msg(void *ctx, uint8_t *msg, uint32_t len)
 {
 	struct raw *r = ctx;
 	uint64_t end = ps_now_ns() + STALL_NS;
@@ -147,11 +142,11 @@ recv_msg(void *ctx, uint8_t *msg, uint32_t len)
 	return true;
 }
 
-static bool
-start(struct pp_side *s, struct raw *r)
+static bool start(struct pp_side *s, struct raw *r)
 {
 	struct xsk_umem_config uc = {.fill_size = 2048, .comp_size = 1024, .frame_size = CHUNK};
-	struct xsk_socket_config sc = {.rx_size = 1024, .tx_size = 1024,
+	struct xsk_socket_config sc = {.rx_size = 1024,
+				       .tx_size = 1024,
 				       .libxdp_flags = XSK_LIBXDP_FLAGS__INHIBIT_PROG_LOAD,
 				       .bind_flags = XDP_COPY | XDP_USE_NEED_WAKEUP};
 	size_t bytes = (size_t)(N_RX + N_TX) * CHUNK;
@@ -161,8 +156,7 @@ start(struct pp_side *s, struct raw *r)
 
 	snprintf(iface, sizeof(iface), "ppveth%d", s->side);
 	r->frame_max = s->o->mtu;
-	r->mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-		      MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	r->mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (r->mem == MAP_FAILED || attach_program(iface, &map_fd) != 0 ||
 	    xsk_umem__create(&r->umem, r->mem, bytes, &r->fill, &r->comp, &uc) != 0 ||
 	    xsk_socket__create(&r->xsk, iface, 0, r->umem, &r->rx, &r->tx, &sc) != 0)
@@ -179,8 +173,7 @@ start(struct pp_side *s, struct raw *r)
 	return true;
 }
 
-static bool
-run_side(struct pp_side *s)
+static bool run_side(struct pp_side *s)
 {
 	struct raw r = {0};
 	bool ok;
@@ -196,11 +189,10 @@ run_side(struct pp_side *s)
 	return ok;
 }
 
-int
-main(int argc, char **argv)
+int main(int argc, char **argv)
 {
-	struct pp_options o = {.driver = "raw-af_xdp", .size = 64, .count = 20000, .mtu = 3506,
-			       .netns = true};
+	struct pp_options o = {
+	    .driver = "raw-af_xdp", .size = 64, .count = 20000, .mtu = 3506, .netns = true};
 
 	return pp_main(argc, argv, &o, run_side);
 }

@@ -17,8 +17,7 @@ struct netns_pair {
 	int go[2]; /* a byte: start; end of file: leave */
 };
 
-static inline void
-netns_run(const char *fmt, int a, int b, int c)
+static inline void netns_run(const char *fmt, int a, int b, int c)
 {
 	char cmd[256];
 
@@ -29,8 +28,7 @@ netns_run(const char *fmt, int a, int b, int c)
 	}
 }
 
-static inline pid_t
-netns_side(int side, uint32_t mtu, int *go_out, void (*body)(int side))
+static inline pid_t netns_side(int side, uint32_t mtu, int *go_out, void (*body)(int side))
 {
 	int ready[2], go[2];
 	char c;
@@ -63,15 +61,13 @@ netns_side(int side, uint32_t mtu, int *go_out, void (*body)(int side))
 }
 
 /* Both processes with their interfaces up run body(side). */
-static inline void
-netns_pair_start(struct netns_pair *n, uint32_t mtu, void (*body)(int side))
+static inline void netns_pair_start(struct netns_pair *n, uint32_t mtu, void (*body)(int side))
 {
 	char cmd[200];
 
 	for (int side = 0; side < 2; side++)
 		n->pid[side] = netns_side(side, mtu, &n->go[side], body);
-	snprintf(cmd, sizeof(cmd),
-		 "ip link add name pstest0 netns %d type veth peer name pstest1 netns %d",
+	snprintf(cmd, sizeof(cmd), "ip link add name pstest0 netns %d type veth peer name pstest1 netns %d",
 		 (int)n->pid[0], (int)n->pid[1]);
 	if (system(cmd) != 0)
 		fprintf(stderr, "failed: %s\n", cmd);
@@ -82,8 +78,7 @@ netns_pair_start(struct netns_pair *n, uint32_t mtu, void (*body)(int side))
 	}
 }
 
-static inline void
-netns_pair_join(struct netns_pair *n, int status_out[2])
+static inline void netns_pair_join(struct netns_pair *n, int status_out[2])
 {
 	for (int side = 0; side < 2; side++) {
 		status_out[side] = pair_join(n->pid[side]);

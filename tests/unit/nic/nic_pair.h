@@ -23,26 +23,24 @@
 #define TEST_SKIPPED   77
 
 /* Ends a child with a text and a status that the parent checks. */
-#define CHILD_CHECK(cond, ...)                                                                     \
-	do {                                                                                       \
-		if (!(cond)) {                                                                     \
-			fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #cond);                 \
-			fprintf(stderr, __VA_ARGS__);                                              \
-			fprintf(stderr, "\n");                                                     \
-			_exit(1);                                                                  \
-		}                                                                                  \
+#define CHILD_CHECK(cond, ...)                                                                               \
+	do {                                                                                                 \
+		if (!(cond)) {                                                                               \
+			fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #cond);                           \
+			fprintf(stderr, __VA_ARGS__);                                                        \
+			fprintf(stderr, "\n");                                                               \
+			_exit(1);                                                                            \
+		}                                                                                            \
 	} while (0)
 
 /* A pattern in which every position of every message differs. */
-static inline void
-pair_fill(uint8_t *buf, uint32_t len, uint32_t seed)
+static inline void pair_fill(uint8_t *buf, uint32_t len, uint32_t seed)
 {
 	for (uint32_t i = 0; i < len; i++)
 		buf[i] = (uint8_t)(seed * 131u + i * 7u + (i >> 8));
 }
 
-static inline bool
-pair_matches(const uint8_t *buf, uint32_t len, uint32_t seed)
+static inline bool pair_matches(const uint8_t *buf, uint32_t len, uint32_t seed)
 {
 	for (uint32_t i = 0; i < len; i++)
 		if (buf[i] != (uint8_t)(seed * 131u + i * 7u + (i >> 8)))
@@ -50,8 +48,7 @@ pair_matches(const uint8_t *buf, uint32_t len, uint32_t seed)
 	return true;
 }
 
-static inline bool
-pair_wait_link(struct dp_port *p, bool up, uint32_t ms)
+static inline bool pair_wait_link(struct dp_port *p, bool up, uint32_t ms)
 {
 	uint64_t end = ps_now_ns() + ms * 1000000ull;
 	struct dp_rx_pkt pkt;
@@ -69,8 +66,7 @@ pair_wait_link(struct dp_port *p, bool up, uint32_t ms)
 }
 
 /* Sends one packet of `len` payload bytes with the pattern `seed`; retries while the ring is full. */
-static inline bool
-pair_send(struct dp_port *p, uint8_t *scratch, uint32_t len, uint32_t seed, uint32_t ms)
+static inline bool pair_send(struct dp_port *p, uint8_t *scratch, uint32_t len, uint32_t seed, uint32_t ms)
 {
 	struct dp_tx_pkt t = {.payload = scratch, .payload_len = len, .peer = 0};
 	uint64_t end = ps_now_ns() + ms * 1000000ull;
@@ -85,8 +81,7 @@ pair_send(struct dp_port *p, uint8_t *scratch, uint32_t len, uint32_t seed, uint
 }
 
 /* Receives one packet: 1 intact, 0 none in time, -1 wrong content. */
-static inline int
-pair_recv(struct dp_port *p, uint32_t len, uint32_t *seed_out, uint32_t ms)
+static inline int pair_recv(struct dp_port *p, uint32_t len, uint32_t *seed_out, uint32_t ms)
 {
 	uint64_t end = ps_now_ns() + ms * 1000000ull;
 	struct dp_rx_pkt pkt;
@@ -99,16 +94,15 @@ pair_recv(struct dp_port *p, uint32_t len, uint32_t *seed_out, uint32_t ms)
 	}
 	memcpy(seed_out, pkt.data, sizeof(*seed_out));
 	rc = pkt.len == DP_HDR_BYTES + len && pkt.peer == 0 &&
-			     pair_matches(pkt.data + DP_HDR_BYTES, len, *seed_out)
-		     ? 1
-		     : -1;
+		     pair_matches(pkt.data + DP_HDR_BYTES, len, *seed_out)
+		 ? 1
+		 : -1;
 	dp_port_buf_free(p, pkt.buf);
 	return rc;
 }
 
 /* Side 0 sends `count` messages and wants each back; side 1 echoes. Both end in nic_stop. */
-static inline void
-pair_ping_pong(struct dp_port *p, int side, uint32_t len, uint32_t count)
+static inline void pair_ping_pong(struct dp_port *p, int side, uint32_t len, uint32_t count)
 {
 	uint8_t *scratch = malloc(len + 1u);
 	uint32_t got;
@@ -129,8 +123,7 @@ pair_ping_pong(struct dp_port *p, int side, uint32_t len, uint32_t count)
 
 /* A child without cmocka's signal handlers, which would run the parent's next tests in it, and
  * that does not outlive the parent. */
-static inline pid_t
-pair_fork(void)
+static inline pid_t pair_fork(void)
 {
 	static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT};
 	pid_t pid;
@@ -149,8 +142,7 @@ pair_fork(void)
 }
 
 /* Waits for a child with a bound; its exit status, or -1 (killed by a signal or by us). */
-static inline int
-pair_join(pid_t pid)
+static inline int pair_join(pid_t pid)
 {
 	uint64_t end = ps_now_ns() + PAIR_TIMEOUT_S * 1000000000ull;
 	int status;

@@ -28,21 +28,20 @@
 static uint32_t hugepages_mb;
 static bool app_memory;
 
-static int
-try_start(int side, uint32_t mtu, struct dp_port **p_out, struct ps_err *err)
+static int try_start(int side, uint32_t mtu, struct dp_port **p_out, struct ps_err *err)
 {
 	char iface[16];
 	struct nic_port_cfg port = {
-		.driver = NIC_DRIVER_AF_XDP,
-		.iface = iface,
-		.ip = PAIR_IP(side),
-		.udp_port = PAIR_PORT,
-		.mtu = mtu,
-		.n_peers = 1,
-		.peers = {{.ip = PAIR_IP(1 - side), .udp_port = PAIR_PORT}},
+	    .driver = NIC_DRIVER_AF_XDP,
+	    .iface = iface,
+	    .ip = PAIR_IP(side),
+	    .udp_port = PAIR_PORT,
+	    .mtu = mtu,
+	    .n_peers = 1,
+	    .peers = {{.ip = PAIR_IP(1 - side), .udp_port = PAIR_PORT}},
 	};
 	struct nic_cfg cfg = {
-		.name = "test-af-xdp", .hugepages_mb = hugepages_mb, .ports = &port, .n_ports = 1};
+	    .name = "test-af-xdp", .hugepages_mb = hugepages_mb, .ports = &port, .n_ports = 1};
 
 	snprintf(iface, sizeof(iface), NETNS_IFACE, side);
 	if (app_memory) {
@@ -54,8 +53,7 @@ try_start(int side, uint32_t mtu, struct dp_port **p_out, struct ps_err *err)
 	return nic_start(&cfg, p_out, err);
 }
 
-static struct dp_port *
-start(int side)
+static struct dp_port *start(int side)
 {
 	struct dp_port *p = NULL;
 	struct ps_err err = {""};
@@ -65,25 +63,23 @@ start(int side)
 }
 
 /* UDP through the kernel from `src_ip` to the peer's Penstock port. */
-static void
-knock(uint32_t src_ip, uint32_t dst_ip, int n)
+static void knock(uint32_t src_ip, uint32_t dst_ip, int n)
 {
-	struct sockaddr_in from = {.sin_family = AF_INET, .sin_port = htons(PAIR_PORT),
-				   .sin_addr.s_addr = htonl(src_ip)};
-	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(PAIR_PORT),
-				 .sin_addr.s_addr = htonl(dst_ip)};
+	struct sockaddr_in from = {
+	    .sin_family = AF_INET, .sin_port = htons(PAIR_PORT), .sin_addr.s_addr = htonl(src_ip)};
+	struct sockaddr_in to = {
+	    .sin_family = AF_INET, .sin_port = htons(PAIR_PORT), .sin_addr.s_addr = htonl(dst_ip)};
 	int fd = socket(AF_INET, SOCK_DGRAM, 0);
 
 	CHILD_CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&from, sizeof(from)) == 0, "stranger");
 	for (int i = 0; i < n; i++)
-		CHILD_CHECK(sendto(fd, "knock", 5, 0, (struct sockaddr *)&to, sizeof(to)) == 5,
-			    "send: %s", strerror(errno));
+		CHILD_CHECK(sendto(fd, "knock", 5, 0, (struct sockaddr *)&to, sizeof(to)) == 5, "send: %s",
+			    strerror(errno));
 	close(fd);
 }
 
 /* One echo request through the kernels of both sides; true when it is answered within 2 s. */
-static bool
-ping(uint32_t ip)
+static bool ping(uint32_t ip)
 {
 	struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(ip)};
 	struct icmphdr req = {.type = ICMP_ECHO, .un.echo.id = htons(77)};
@@ -92,9 +88,9 @@ ping(uint32_t ip)
 	bool ok = false;
 
 	CHILD_CHECK(fd >= 0, "raw socket: %s", strerror(errno));
-	req.checksum = (uint16_t)~(ICMP_ECHO + htons(77));
-	CHILD_CHECK(sendto(fd, &req, sizeof(req), 0, (struct sockaddr *)&to, sizeof(to)) > 0,
-		    "ping: %s", strerror(errno));
+	req.checksum = (uint16_t) ~(ICMP_ECHO + htons(77));
+	CHILD_CHECK(sendto(fd, &req, sizeof(req), 0, (struct sockaddr *)&to, sizeof(to)) > 0, "ping: %s",
+		    strerror(errno));
 	while (!ok && ps_now_ns() < end) {
 		struct pollfd pfd = {.fd = fd, .events = POLLIN};
 		uint8_t buf[256];
@@ -108,8 +104,7 @@ ping(uint32_t ip)
 	return ok;
 }
 
-static void
-check_text(struct dp_port *p)
+static void check_text(struct dp_port *p)
 {
 	const char *text = p->ops->describe(p);
 
@@ -117,8 +112,7 @@ check_text(struct dp_port *p)
 	CHILD_CHECK(p->ops->wait_fd(p) >= 0, "no descriptor to wait on");
 }
 
-static void
-body_ping_pong(int side)
+static void body_ping_pong(int side)
 {
 	static const uint32_t sizes[] = {0, 1, 64, 1408, 3392, PAYLOAD};
 	struct dp_port *p = start(side);
@@ -133,8 +127,7 @@ body_ping_pong(int side)
 	_exit(0);
 }
 
-static void
-body_guard(int side)
+static void body_guard(int side)
 {
 	struct nic_guard_counts before, after;
 	struct dp_port_counters n;
@@ -150,8 +143,7 @@ body_guard(int side)
 		do {
 			CHILD_CHECK(dp_port_rx(p, &pkt, 1) == 0, "a stranger's packet came through");
 			CHILD_CHECK(nic_port_guard_counts(p, &after) == 0, "counts");
-		} while ((after.dropped < N_STRANGERS || after.passed <= before.passed) &&
-			 ps_now_ns() < end);
+		} while ((after.dropped < N_STRANGERS || after.passed <= before.passed) && ps_now_ns() < end);
 		CHILD_CHECK(after.dropped == N_STRANGERS, "%u dropped", (unsigned)after.dropped);
 		CHILD_CHECK(after.passed > before.passed, "ping did not pass");
 		p->ops->counters(p, &n);
@@ -170,8 +162,7 @@ body_guard(int side)
 }
 
 /* The descriptor wakes a sleeper when a packet comes. */
-static void
-body_wait_fd(int side)
+static void body_wait_fd(int side)
 {
 	struct dp_port *p = start(side);
 	uint8_t scratch[64];
@@ -193,8 +184,7 @@ body_wait_fd(int side)
 
 /* Side 0: a child is killed with the program attached; its successor starts all the same, and a
  * third one is refused while that lives. */
-static void
-body_stale(int side)
+static void body_stale(int side)
 {
 	struct ps_err err = {""};
 	struct dp_port *p;
@@ -235,8 +225,7 @@ body_stale(int side)
 	_exit(0);
 }
 
-static void
-body_refusals(int side)
+static void body_refusals(int side)
 {
 	struct ps_err err = {""};
 	struct dp_port *p;
@@ -250,20 +239,18 @@ body_refusals(int side)
 	CHILD_CHECK(rc == -EINVAL && strstr(err.msg, "3506") != NULL, "%d %s", rc, err.msg);
 	netns_run("ip link set pstest%d mtu %d%.0d", 0, 1500, 0);
 	rc = try_start(side, 3400, &p, &err);
-	CHILD_CHECK(rc == -EINVAL && strstr(err.msg, "ip link set dev pstest0 mtu 3400") != NULL,
-		    "%d %s", rc, err.msg);
+	CHILD_CHECK(rc == -EINVAL && strstr(err.msg, "ip link set dev pstest0 mtu 3400") != NULL, "%d %s", rc,
+		    err.msg);
 	netns_run("ip link set pstest%d mtu %d%.0d", 0, 9000, 0);
 	rc = try_start(side, 1500, &p, &err);
 	CHILD_CHECK(rc == -EINVAL && strstr(err.msg, "9000") != NULL, "%d %s", rc, err.msg);
 	netns_run("ip link set pstest%d mtu %d && ip addr flush dev pstest%d", 0, 1500, 0);
 	rc = try_start(side, 1500, &p, &err);
-	CHILD_CHECK(rc == -EINVAL && strstr(err.msg, "ip addr add 10.99.0.1") != NULL, "%d %s", rc,
-		    err.msg);
+	CHILD_CHECK(rc == -EINVAL && strstr(err.msg, "ip addr add 10.99.0.1") != NULL, "%d %s", rc, err.msg);
 	_exit(0);
 }
 
-static void
-run_both(uint32_t mtu, void (*body)(int))
+static void run_both(uint32_t mtu, void (*body)(int))
 {
 	struct netns_pair n;
 	int status[2];
@@ -274,15 +261,13 @@ run_both(uint32_t mtu, void (*body)(int))
 	assert_int_equal(status[1], 0);
 }
 
-static void
-test_ping_pong(void **state)
+static void test_ping_pong(void **state)
 {
 	(void)state;
 	run_both(MTU, body_ping_pong);
 }
 
-static void
-test_ping_pong_hugepages(void **state)
+static void test_ping_pong_hugepages(void **state)
 {
 	unsigned long n = 0;
 	FILE *f = fopen("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "re");
@@ -298,8 +283,7 @@ test_ping_pong_hugepages(void **state)
 	hugepages_mb = 0;
 }
 
-static void
-test_app_memory(void **state)
+static void test_app_memory(void **state)
 {
 	(void)state;
 	app_memory = true;
@@ -307,23 +291,20 @@ test_app_memory(void **state)
 	app_memory = false;
 }
 
-static void
-test_guard(void **state)
+static void test_guard(void **state)
 {
 	(void)state;
 	run_both(MTU, body_guard);
 }
 
-static void
-test_wait_fd(void **state)
+static void test_wait_fd(void **state)
 {
 	(void)state;
 	run_both(MTU, body_wait_fd);
 }
 
 /* Side 1 only holds its end of the veth. */
-static void
-run_alone(void (*body)(int))
+static void run_alone(void (*body)(int))
 {
 	struct netns_pair n;
 	int status;
@@ -337,31 +318,28 @@ run_alone(void (*body)(int))
 	assert_int_equal(status, 0);
 }
 
-static void
-test_stale(void **state)
+static void test_stale(void **state)
 {
 	(void)state;
 	run_alone(body_stale);
 }
 
-static void
-test_refusals(void **state)
+static void test_refusals(void **state)
 {
 	(void)state;
 	run_alone(body_refusals);
 }
 
-int
-main(int argc, char **argv)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_refusals),
-		cmocka_unit_test(test_ping_pong),
-		cmocka_unit_test(test_ping_pong_hugepages),
-		cmocka_unit_test(test_app_memory),
-		cmocka_unit_test(test_guard),
-		cmocka_unit_test(test_wait_fd),
-		cmocka_unit_test(test_stale),
+	    cmocka_unit_test(test_refusals),
+	    cmocka_unit_test(test_ping_pong),
+	    cmocka_unit_test(test_ping_pong_hugepages),
+	    cmocka_unit_test(test_app_memory),
+	    cmocka_unit_test(test_guard),
+	    cmocka_unit_test(test_wait_fd),
+	    cmocka_unit_test(test_stale),
 	};
 
 	if (getuid() != 0) {

@@ -15,16 +15,15 @@
 #define MY_PORT 7000u
 
 static const struct nic_frame_addr addr = {
-	.src_mac = {2, 0, 10, 0, 0, 1},
-	.dst_mac = {2, 0, 10, 0, 0, 2},
-	.src_ip = 0x0a000001,
-	.dst_ip = MY_IP,
-	.src_port = 7001,
-	.dst_port = MY_PORT,
+    .src_mac = {2, 0, 10, 0, 0, 1},
+    .dst_mac = {2, 0, 10, 0, 0, 2},
+    .src_ip = 0x0a000001,
+    .dst_ip = MY_IP,
+    .src_port = 7001,
+    .dst_port = MY_PORT,
 };
 
-static uint32_t
-build(uint8_t *frame, uint32_t payload_len)
+static uint32_t build(uint8_t *frame, uint32_t payload_len)
 {
 	struct nic_frame_template t;
 
@@ -35,8 +34,7 @@ build(uint8_t *frame, uint32_t payload_len)
 	return NIC_FRAME_BYTES + payload_len;
 }
 
-static enum nic_frame_verdict
-parse(const uint8_t *frame, uint32_t len, struct nic_frame *f)
+static enum nic_frame_verdict parse(const uint8_t *frame, uint32_t len, struct nic_frame *f)
 {
 	/* A block of exactly `len` bytes, so that a sanitizer sees any read past it. */
 	uint8_t *copy = malloc(len != 0 ? len : 1);
@@ -50,8 +48,7 @@ parse(const uint8_t *frame, uint32_t len, struct nic_frame *f)
 }
 
 /* RFC 1071, written another way than the code under test. */
-static uint16_t
-reference_checksum(const uint8_t *p, uint32_t n)
+static uint16_t reference_checksum(const uint8_t *p, uint32_t n)
 {
 	uint64_t sum = 0;
 
@@ -60,8 +57,7 @@ reference_checksum(const uint8_t *p, uint32_t n)
 	return (uint16_t)(0xffffu - sum % 0xffffu);
 }
 
-static void
-fix_checksum(uint8_t *frame)
+static void fix_checksum(uint8_t *frame)
 {
 	uint8_t *ip = frame + NIC_ETH_BYTES;
 	uint16_t c;
@@ -72,15 +68,13 @@ fix_checksum(uint8_t *frame)
 	ip[11] = (uint8_t)c;
 }
 
-static void
-test_known_bytes(void **state)
+static void test_known_bytes(void **state)
 {
 	/* Written out by hand from the RFCs; checksum by reference_checksum. */
 	static const uint8_t want[NIC_FRAME_BYTES] = {
-		2,    0,    10,	  0,	0,    2,    2,	  0,	10, 0, 0, 1, 0x08, 0x00, /* Ethernet */
-		0x45, 0,    0,	  32,	0,    0,    0x40, 0,	64, 17,		     /* IPv4 */
-		0x26, 0xcb, 10,	  0,	0,    1,    10,	  0,	0,  2,
-		0x1b, 0x59, 0x1b, 0x58, 0,    12,   0,	  0, /* UDP */
+	    2,    0,    10, 0,  0, 2, 2,    0, 10, 0,  0,    1,    0x08, 0x00,              /* Ethernet */
+	    0x45, 0,    0,  32, 0, 0, 0x40, 0, 64, 17,                                      /* IPv4 */
+	    0x26, 0xcb, 10, 0,  0, 1, 10,   0, 0,  2,  0x1b, 0x59, 0x1b, 0x58, 0, 12, 0, 0, /* UDP */
 	};
 	uint8_t frame[NIC_FRAME_BYTES + 4];
 
@@ -89,8 +83,7 @@ test_known_bytes(void **state)
 	assert_memory_equal(frame, want, sizeof(want));
 }
 
-static void
-test_round_trip(void **state)
+static void test_round_trip(void **state)
 {
 	static const uint32_t sizes[] = {0, 1, 47, 48, 1408, 8944, 8972, 65507};
 	uint8_t *frame = malloc(NIC_FRAME_BYTES + 65507);
@@ -112,8 +105,7 @@ test_round_trip(void **state)
 	free(frame);
 }
 
-static void
-test_padding_is_cut(void **state)
+static void test_padding_is_cut(void **state)
 {
 	uint8_t frame[64] = {0};
 	struct nic_frame f;
@@ -124,8 +116,7 @@ test_padding_is_cut(void **state)
 	assert_int_equal(f.payload_len, 4);
 }
 
-static void
-test_every_truncation(void **state)
+static void test_every_truncation(void **state)
 {
 	uint8_t frame[NIC_FRAME_BYTES + 100];
 	uint32_t len = build(frame, 100);
@@ -137,8 +128,7 @@ test_every_truncation(void **state)
 }
 
 /* One wrong field at a time, with a right checksum where the field is in the IP header. */
-static void
-test_wrong_fields(void **state)
+static void test_wrong_fields(void **state)
 {
 	static const struct {
 		uint32_t at;
@@ -146,22 +136,22 @@ test_wrong_fields(void **state)
 		bool fix;
 		enum nic_frame_verdict want;
 	} cases[] = {
-		{12, 0x81, false, NIC_FRAME_NOT_OURS},	/* a VLAN tag */
-		{14, 0x65, true, NIC_FRAME_MALFORMED},	/* version 6 */
-		{14, 0x46, true, NIC_FRAME_MALFORMED},	/* options */
-		{14, 0x44, true, NIC_FRAME_MALFORMED},	/* header too short */
-		{14, 0x40, true, NIC_FRAME_MALFORMED},
-		{16, 0xff, true, NIC_FRAME_MALFORMED},	/* total length past the frame */
-		{17, 19, true, NIC_FRAME_MALFORMED},	/* total length under the header's */
-		{20, 0x20, true, NIC_FRAME_MALFORMED},	/* more fragments */
-		{21, 0x01, true, NIC_FRAME_MALFORMED},	/* a fragment's offset */
-		{23, 6, true, NIC_FRAME_NOT_OURS},	/* TCP */
-		{24, 0x00, false, NIC_FRAME_MALFORMED}, /* the checksum itself */
-		{30, 11, true, NIC_FRAME_NOT_OURS},	/* another host's address */
-		{36, 0xff, false, NIC_FRAME_NOT_OURS},	/* another port */
-		{39, 7, false, NIC_FRAME_MALFORMED},	/* UDP length under its header's */
-		{38, 0x10, false, NIC_FRAME_MALFORMED}, /* UDP length past the packet */
-		{39, 107, false, NIC_FRAME_MALFORMED},	/* UDP length short of the packet */
+	    {12, 0x81, false, NIC_FRAME_NOT_OURS}, /* a VLAN tag */
+	    {14, 0x65, true, NIC_FRAME_MALFORMED}, /* version 6 */
+	    {14, 0x46, true, NIC_FRAME_MALFORMED}, /* options */
+	    {14, 0x44, true, NIC_FRAME_MALFORMED}, /* header too short */
+	    {14, 0x40, true, NIC_FRAME_MALFORMED},
+	    {16, 0xff, true, NIC_FRAME_MALFORMED},  /* total length past the frame */
+	    {17, 19, true, NIC_FRAME_MALFORMED},    /* total length under the header's */
+	    {20, 0x20, true, NIC_FRAME_MALFORMED},  /* more fragments */
+	    {21, 0x01, true, NIC_FRAME_MALFORMED},  /* a fragment's offset */
+	    {23, 6, true, NIC_FRAME_NOT_OURS},      /* TCP */
+	    {24, 0x00, false, NIC_FRAME_MALFORMED}, /* the checksum itself */
+	    {30, 11, true, NIC_FRAME_NOT_OURS},     /* another host's address */
+	    {36, 0xff, false, NIC_FRAME_NOT_OURS},  /* another port */
+	    {39, 7, false, NIC_FRAME_MALFORMED},    /* UDP length under its header's */
+	    {38, 0x10, false, NIC_FRAME_MALFORMED}, /* UDP length past the packet */
+	    {39, 107, false, NIC_FRAME_MALFORMED},  /* UDP length short of the packet */
 	};
 	uint8_t frame[NIC_FRAME_BYTES + 100];
 	struct nic_frame f;
@@ -179,8 +169,7 @@ test_wrong_fields(void **state)
 }
 
 /* No bit of the IP header can flip unseen; what flips in the UDP ports is another's packet. */
-static void
-test_every_bit_of_the_ip_header(void **state)
+static void test_every_bit_of_the_ip_header(void **state)
 {
 	uint8_t frame[NIC_FRAME_BYTES + 10];
 	uint32_t len = build(frame, 10);
@@ -196,8 +185,7 @@ test_every_bit_of_the_ip_header(void **state)
 }
 
 /* Random bytes behind a plausible start: nothing but a verdict, and payloads inside the frame. */
-static void
-test_noise(void **state)
+static void test_noise(void **state)
 {
 	uint32_t seed = 1, n_ok = 0;
 	uint8_t frame[200];
@@ -222,17 +210,13 @@ test_noise(void **state)
 	assert_true(n_ok > 0);
 }
 
-int
-main(void)
+int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_known_bytes),
-		cmocka_unit_test(test_round_trip),
-		cmocka_unit_test(test_padding_is_cut),
-		cmocka_unit_test(test_every_truncation),
-		cmocka_unit_test(test_wrong_fields),
-		cmocka_unit_test(test_every_bit_of_the_ip_header),
-		cmocka_unit_test(test_noise),
+	    cmocka_unit_test(test_known_bytes),    cmocka_unit_test(test_round_trip),
+	    cmocka_unit_test(test_padding_is_cut), cmocka_unit_test(test_every_truncation),
+	    cmocka_unit_test(test_wrong_fields),   cmocka_unit_test(test_every_bit_of_the_ip_header),
+	    cmocka_unit_test(test_noise),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -24,25 +25,24 @@ struct mode {
 	uid_t uid; /* 0: stay what we are */
 };
 
-static struct dp_port *
-start(int side, const struct mode *mode)
+static struct dp_port *start(int side, const struct mode *mode)
 {
 	struct nic_port_cfg port = {
-		.driver = NIC_DRIVER_MEMIF,
-		.socket_path = sock_path,
-		.memif_server = side == 1,
-		.ip = PAIR_IP(side),
-		.udp_port = PAIR_PORT,
-		.mtu = MTU,
-		.n_peers = 1,
-		.peers = {{.ip = PAIR_IP(1 - side), .udp_port = PAIR_PORT}},
+	    .driver = NIC_DRIVER_MEMIF,
+	    .socket_path = sock_path,
+	    .memif_server = side == 1,
+	    .ip = PAIR_IP(side),
+	    .udp_port = PAIR_PORT,
+	    .mtu = MTU,
+	    .n_peers = 1,
+	    .peers = {{.ip = PAIR_IP(1 - side), .udp_port = PAIR_PORT}},
 	};
 	struct nic_cfg cfg = {
-		.name = "test-memif",
-		.hugepages_mb = mode->hugepages_mb,
-		.ports = &port,
-		.n_ports = 1,
-		.wait_ms = 5000,
+	    .name = "test-memif",
+	    .hugepages_mb = mode->hugepages_mb,
+	    .ports = &port,
+	    .n_ports = 1,
+	    .wait_ms = 5000,
 	};
 	struct dp_port *p = NULL;
 	struct ps_err err = {""};
@@ -59,8 +59,7 @@ start(int side, const struct mode *mode)
 	return p;
 }
 
-static void
-side_main(int side, const struct mode *mode)
+static void side_main(int side, const struct mode *mode)
 {
 	struct dp_port *p = start(side, mode);
 	static const uint32_t sizes[] = {0, 1, 64, 1408, 8192, PAYLOAD};
@@ -69,8 +68,8 @@ side_main(int side, const struct mode *mode)
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
 		pair_ping_pong(p, side, sizes[i], 700); /* more than a ring */
 	if (side == 0)
-		CHILD_CHECK(strstr(p->ops->describe(p),
-				   mode->app_memory ? "mode=copy" : "mode=zero-copy") != NULL,
+		CHILD_CHECK(strstr(p->ops->describe(p), mode->app_memory ? "mode=copy" : "mode=zero-copy") !=
+				NULL,
 			    "describe: %s", p->ops->describe(p));
 	/* The echo is the last packet on the wire; the echoing side waits for the other's close. */
 	if (side == 1)
@@ -79,8 +78,7 @@ side_main(int side, const struct mode *mode)
 	_exit(0);
 }
 
-static pid_t
-spawn(int side, const struct mode *mode)
+static pid_t spawn(int side, const struct mode *mode)
 {
 	pid_t pid = pair_fork();
 
@@ -89,8 +87,7 @@ spawn(int side, const struct mode *mode)
 	return pid;
 }
 
-static bool
-have_hugepages(void)
+static bool have_hugepages(void)
 {
 	unsigned long n = 0;
 	FILE *f = fopen("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "re");
@@ -103,8 +100,7 @@ have_hugepages(void)
 	return n >= 80;
 }
 
-static void
-run_pair(const struct mode *mode)
+static void run_pair(const struct mode *mode)
 {
 	pid_t server, client;
 
@@ -116,15 +112,13 @@ run_pair(const struct mode *mode)
 	assert_int_equal(access(sock_path, F_OK), -1);
 }
 
-static void
-test_no_huge(void **state)
+static void test_no_huge(void **state)
 {
 	(void)state;
 	run_pair(&(struct mode){0});
 }
 
-static void
-test_ordinary_user(void **state)
+static void test_ordinary_user(void **state)
 {
 	(void)state;
 	if (getuid() != 0)
@@ -132,8 +126,7 @@ test_ordinary_user(void **state)
 	run_pair(&(struct mode){.uid = 65534});
 }
 
-static void
-test_hugepages(void **state)
+static void test_hugepages(void **state)
 {
 	(void)state;
 	if (!have_hugepages()) {
@@ -143,16 +136,14 @@ test_hugepages(void **state)
 	run_pair(&(struct mode){.hugepages_mb = 64});
 }
 
-static void
-test_app_memory(void **state)
+static void test_app_memory(void **state)
 {
 	(void)state;
 	run_pair(&(struct mode){.app_memory = true});
 }
 
 /* The survivor of a kill -9 must live, see the link go, and work with the peer's successor. */
-static void
-survivor_main(int side, int report_fd, uint32_t n_kills)
+static void survivor_main(int side, int report_fd, uint32_t n_kills)
 {
 	struct mode mode = {0};
 	struct dp_port *p = start(side, &mode);
@@ -184,8 +175,7 @@ survivor_main(int side, int report_fd, uint32_t n_kills)
 	_exit(0);
 }
 
-static void
-echo_main(int side)
+static void echo_main(int side)
 {
 	struct mode mode = {0};
 	struct dp_port *p = start(side, &mode);
@@ -197,8 +187,7 @@ echo_main(int side)
 			(void)!pair_send(p, scratch, PAYLOAD, got, 100);
 }
 
-static void
-kill_peer(int survivor_side, uint32_t n_kills)
+static void kill_peer(int survivor_side, uint32_t n_kills)
 {
 	int fds[2];
 	pid_t survivor, peer = -1;
@@ -217,8 +206,10 @@ kill_peer(int survivor_side, uint32_t n_kills)
 		assert_true(peer >= 0);
 		if (peer == 0)
 			echo_main(1 - survivor_side);
-		if (read(fds[0], &c, 1) != 1)
-			break; /* the survivor has ended: its status says why */
+		struct pollfd pfd = {.fd = fds[0], .events = POLLIN};
+
+		if (poll(&pfd, 1, 10000) != 1 || read(fds[0], &c, 1) != 1)
+			break; /* the survivor has ended or hangs: its status will say */
 		kill(peer, SIGKILL);
 		waitpid(peer, NULL, 0);
 		peer = -1;
@@ -232,37 +223,37 @@ kill_peer(int survivor_side, uint32_t n_kills)
 	unlink(sock_path);
 }
 
-static void
-test_client_dies(void **state)
+static void test_client_dies(void **state)
 {
 	(void)state;
 	kill_peer(1, 6);
 }
 
-static void
-test_server_dies(void **state)
+static void test_server_dies(void **state)
 {
 	(void)state;
 	kill_peer(0, 6);
 }
 
-static int
-start_expecting(struct nic_port_cfg *port, uint32_t hugepages_mb, struct ps_err *err)
+static int start_expecting(struct nic_port_cfg *port, uint32_t hugepages_mb, struct ps_err *err)
 {
-	struct nic_cfg cfg = {.name = "t", .hugepages_mb = hugepages_mb, .ports = port, .n_ports = 1,
-			      .wait_ms = 50};
+	struct nic_cfg cfg = {
+	    .name = "t", .hugepages_mb = hugepages_mb, .ports = port, .n_ports = 1, .wait_ms = 50};
 	struct dp_port *p;
 
 	err->msg[0] = '\0';
 	return nic_start(&cfg, &p, err);
 }
 
-static void
-test_refusals(void **state)
+static void test_refusals(void **state)
 {
-	struct nic_port_cfg good = {
-		.driver = NIC_DRIVER_MEMIF, .socket_path = sock_path, .ip = 1, .udp_port = 2,
-		.mtu = 1500, .n_peers = 1, .peers = {{.ip = 3, .udp_port = 4}}};
+	struct nic_port_cfg good = {.driver = NIC_DRIVER_MEMIF,
+				    .socket_path = sock_path,
+				    .ip = 1,
+				    .udp_port = 2,
+				    .mtu = 1500,
+				    .n_peers = 1,
+				    .peers = {{.ip = 3, .udp_port = 4}}};
 	struct nic_port_cfg bad = good;
 	struct ps_err err;
 
@@ -283,16 +274,19 @@ test_refusals(void **state)
 }
 
 /* These need EAL and so a process of their own. */
-static void
-test_no_server(void **state)
+static void test_no_server(void **state)
 {
 	pid_t pid = pair_fork();
 
 	(void)state;
 	if (pid == 0) {
-		struct nic_port_cfg port = {
-			.driver = NIC_DRIVER_MEMIF, .socket_path = sock_path, .ip = 1, .udp_port = 2,
-			.mtu = 1500, .n_peers = 1, .peers = {{.ip = 3, .udp_port = 4}}};
+		struct nic_port_cfg port = {.driver = NIC_DRIVER_MEMIF,
+					    .socket_path = sock_path,
+					    .ip = 1,
+					    .udp_port = 2,
+					    .mtu = 1500,
+					    .n_peers = 1,
+					    .peers = {{.ip = 3, .udp_port = 4}}};
 		struct ps_err err;
 		int rc = start_expecting(&port, 0, &err);
 
@@ -305,8 +299,7 @@ test_no_server(void **state)
 	assert_int_equal(pair_join(pid), 0);
 }
 
-static int
-setup(void **state)
+static int setup(void **state)
 {
 	(void)state;
 	snprintf(dir, sizeof(dir), "/tmp/penstock-test-memif-XXXXXX");
@@ -316,22 +309,20 @@ setup(void **state)
 	return 0;
 }
 
-static int
-teardown(void **state)
+static int teardown(void **state)
 {
 	(void)state;
 	unlink(sock_path);
 	return rmdir(dir);
 }
 
-int
-main(int argc, char **argv)
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_refusals),    cmocka_unit_test(test_no_server),
-		cmocka_unit_test(test_no_huge),	    cmocka_unit_test(test_ordinary_user),
-		cmocka_unit_test(test_hugepages),   cmocka_unit_test(test_app_memory),
-		cmocka_unit_test(test_client_dies), cmocka_unit_test(test_server_dies),
+	    cmocka_unit_test(test_refusals),    cmocka_unit_test(test_no_server),
+	    cmocka_unit_test(test_no_huge),     cmocka_unit_test(test_ordinary_user),
+	    cmocka_unit_test(test_hugepages),   cmocka_unit_test(test_app_memory),
+	    cmocka_unit_test(test_client_dies), cmocka_unit_test(test_server_dies),
 	};
 
 	if (argc > 1)

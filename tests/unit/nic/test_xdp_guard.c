@@ -19,16 +19,15 @@
 #include "nic/xdp_guard.h"
 #include "nic/xdp_guard_obj.h"
 
-#define MY_IP       0x0a000002u
-#define PEER_IP     0x0a000001u
-#define MY_PORT     7000u
-#define N_CPUS_MAX  4096
+#define MY_IP      0x0a000002u
+#define PEER_IP    0x0a000001u
+#define MY_PORT    7000u
+#define N_CPUS_MAX 4096
 
 static struct bpf_object *obj;
 static int prog_fd;
 
-static int
-map_fd(const char *name)
+static int map_fd(const char *name)
 {
 	int fd = bpf_object__find_map_fd_by_name(obj, name);
 
@@ -36,8 +35,7 @@ map_fd(const char *name)
 	return fd;
 }
 
-static uint64_t
-counter(uint32_t which)
+static uint64_t counter(uint32_t which)
 {
 	static uint64_t values[N_CPUS_MAX];
 	int n = libbpf_num_possible_cpus();
@@ -50,11 +48,10 @@ counter(uint32_t which)
 	return sum;
 }
 
-static uint32_t
-packet(uint8_t *frame, uint32_t src_ip, uint32_t dst_ip, uint16_t dst_port)
+static uint32_t packet(uint8_t *frame, uint32_t src_ip, uint32_t dst_ip, uint16_t dst_port)
 {
-	const struct nic_frame_addr a = {.src_ip = src_ip, .dst_ip = dst_ip, .src_port = 1,
-					 .dst_port = dst_port};
+	const struct nic_frame_addr a = {
+	    .src_ip = src_ip, .dst_ip = dst_ip, .src_port = 1, .dst_port = dst_port};
 	struct nic_frame_template t;
 
 	nic_frame_template_init(&t, &a);
@@ -64,8 +61,7 @@ packet(uint8_t *frame, uint32_t src_ip, uint32_t dst_ip, uint16_t dst_port)
 }
 
 /* Runs the program; the verdict, and exactly one counter may have moved: `counted`. */
-static void
-expect(const uint8_t *frame, uint32_t len, uint32_t verdict, uint32_t counted)
+static void expect(const uint8_t *frame, uint32_t len, uint32_t verdict, uint32_t counted)
 {
 	uint64_t before[NIC_GUARD_N_COUNTERS];
 	LIBBPF_OPTS(bpf_test_run_opts, o, .data_in = frame, .data_size_in = len, .repeat = 1);
@@ -81,8 +77,7 @@ expect(const uint8_t *frame, uint32_t len, uint32_t verdict, uint32_t counted)
 /* No socket is in the map here, so a peer's packet is told by that counter. */
 #define TO_US(frame, len) expect(frame, len, XDP_DROP, NIC_GUARD_NO_SOCKET)
 
-static void
-test_peer(void **state)
+static void test_peer(void **state)
 {
 	uint8_t f[128];
 	uint32_t len = packet(f, PEER_IP, MY_IP, MY_PORT);
@@ -91,8 +86,7 @@ test_peer(void **state)
 	TO_US(f, len);
 }
 
-static void
-test_stranger(void **state)
+static void test_stranger(void **state)
 {
 	uint8_t f[128];
 	uint32_t len = packet(f, PEER_IP + 7, MY_IP, MY_PORT);
@@ -101,8 +95,7 @@ test_stranger(void **state)
 	expect(f, len, XDP_DROP, NIC_GUARD_DROPPED);
 }
 
-static void
-test_kernels_business(void **state)
+static void test_kernels_business(void **state)
 {
 	uint8_t f[128];
 	uint32_t len;
@@ -124,8 +117,7 @@ test_kernels_business(void **state)
 	expect(f, len, XDP_PASS, NIC_GUARD_PASSED);
 }
 
-static void
-test_fragments(void **state)
+static void test_fragments(void **state)
 {
 	uint8_t f[128];
 	uint32_t len = packet(f, PEER_IP, MY_IP, MY_PORT);
@@ -140,8 +132,7 @@ test_fragments(void **state)
 }
 
 /* With options the UDP header stands further back. */
-static void
-test_options(void **state)
+static void test_options(void **state)
 {
 	uint8_t f[160];
 	uint32_t len = packet(f, PEER_IP, MY_IP, MY_PORT);
@@ -160,8 +151,7 @@ test_options(void **state)
 	expect(f, len, XDP_PASS, NIC_GUARD_PASSED);
 }
 
-static void
-test_truncations(void **state)
+static void test_truncations(void **state)
 {
 	uint8_t f[128];
 
@@ -173,8 +163,7 @@ test_truncations(void **state)
 	TO_US(f, NIC_FRAME_BYTES);
 }
 
-static int
-setup(void **state)
+static int setup(void **state)
 {
 	struct nic_guard_endpoint ep = {.ip = htonl(MY_IP), .udp_port = htons(MY_PORT)};
 	struct nic_guard_owner owner = {.pid = 1};
@@ -195,21 +184,22 @@ setup(void **state)
 	       bpf_map_update_elem(map_fd("peers"), &peer, &one, BPF_ANY) != 0;
 }
 
-static int
-teardown(void **state)
+static int teardown(void **state)
 {
 	(void)state;
 	bpf_object__close(obj);
 	return 0;
 }
 
-int
-main(void)
+int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_peer),	  cmocka_unit_test(test_stranger),
-		cmocka_unit_test(test_kernels_business), cmocka_unit_test(test_fragments),
-		cmocka_unit_test(test_options),	  cmocka_unit_test(test_truncations),
+	    cmocka_unit_test(test_peer),
+	    cmocka_unit_test(test_stranger),
+	    cmocka_unit_test(test_kernels_business),
+	    cmocka_unit_test(test_fragments),
+	    cmocka_unit_test(test_options),
+	    cmocka_unit_test(test_truncations),
 	};
 	int fd = bpf_map_create(BPF_MAP_TYPE_XSKMAP, "ps_probe", 4, 4, 1, NULL);
 
