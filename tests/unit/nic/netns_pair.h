@@ -12,6 +12,17 @@
 
 #define NETNS_IFACE "pstest%d" /* with the side: 0 or 1 */
 
+static int netns_bell[2][2]; /* a pipe for each side, made before the sides are */
+
+/* Both sides wait here for each other. */
+static inline void netns_meet(int side)
+{
+	char c = 'm';
+
+	CHILD_CHECK(write(netns_bell[1 - side][1], &c, 1) == 1, "pipe");
+	CHILD_CHECK(read(netns_bell[side][0], &c, 1) == 1, "pipe");
+}
+
 struct netns_pair {
 	pid_t pid[2];
 	int go[2]; /* a byte: start; end of file: leave */
@@ -47,7 +58,7 @@ static inline pid_t netns_side(int side, uint32_t mtu, int *go_out, void (*body)
 		netns_run("ip link set lo up && ip link set pstest%d mtu %d up && "
 			  "ip addr add 10.99.0.%d/24 dev $(ls /proc/sys/net/ipv4/conf | grep pstest)",
 			  side, (int)mtu, side + 1);
-		CHILD_CHECK(read(go[0], &c, 1) == 1, "pipe");
+		netns_meet(side); /* both ends are up */
 		body(side);
 		_exit(0);
 	}
@@ -66,16 +77,20 @@ static inline void netns_pair_start(struct netns_pair *n, uint32_t mtu, void (*b
 	char cmd[200];
 
 	for (int side = 0; side < 2; side++)
+		if (pipe2(netns_bell[side], O_CLOEXEC) != 0)
+			abort();
+	for (int side = 0; side < 2; side++)
 		n->pid[side] = netns_side(side, mtu, &n->go[side], body);
 	snprintf(cmd, sizeof(cmd), "ip link add name pstest0 netns %d type veth peer name pstest1 netns %d",
 		 (int)n->pid[0], (int)n->pid[1]);
 	if (system(cmd) != 0)
 		fprintf(stderr, "failed: %s\n", cmd);
-	for (int round = 0; round < 2; round++) {
-		for (int side = 0; side < 2; side++)
-			(void)!write(n->go[side], "g", 1);
-		usleep(round == 0 ? 150000 : 0); /* until both ends are up */
+	for (int side = 0; side < 2; side++) {
+		close(netns_bell[side][0]);
+		close(netns_bell[side][1]);
 	}
+	for (int side = 0; side < 2; side++)
+		(void)!write(n->go[side], "g", 1);
 }
 
 static inline void netns_pair_join(struct netns_pair *n, int status_out[2])

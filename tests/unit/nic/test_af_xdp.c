@@ -118,11 +118,10 @@ static void body_ping_pong(int side)
 	struct dp_port *p = start(side);
 
 	check_text(p);
-	/* Side 1 may still be starting: its kernel answers nothing for us, so wait for it. */
-	if (side == 0)
-		usleep(600000);
+	netns_meet(side); /* a message to a side that is still starting would be lost */
 	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++)
 		pair_ping_pong(p, side, sizes[i], 1500); /* more than a ring */
+	netns_meet(side);
 	nic_stop();
 	_exit(0);
 }
@@ -134,6 +133,7 @@ static void body_guard(int side)
 	struct dp_port *p = start(side);
 	struct dp_rx_pkt pkt;
 
+	netns_meet(side);
 	if (side == 1) {
 		/* Echoes one message and then only looks on until the other side is done. */
 		pair_ping_pong(p, side, 64, 1);
@@ -148,15 +148,13 @@ static void body_guard(int side)
 		CHILD_CHECK(after.passed > before.passed, "ping did not pass");
 		p->ops->counters(p, &n);
 		CHILD_CHECK(n.rx_strangers == 0 && n.rx_malformed == 0, "counters");
-		usleep(300000);
 	} else {
-		usleep(600000);
 		pair_ping_pong(p, side, 64, 1);
 		netns_run("ip addr add 10.99.0.%d/24 dev pstest%d%.0d", 9, 0, 0);
-		usleep(50000);
 		knock(STRANGER_IP, PAIR_IP(1), N_STRANGERS);
 		CHILD_CHECK(ping(PAIR_IP(1)), "ping does not work while the program is attached");
 	}
+	netns_meet(side);
 	nic_stop();
 	_exit(0);
 }
@@ -168,16 +166,16 @@ static void body_wait_fd(int side)
 	uint8_t scratch[64];
 	uint32_t got;
 
+	netns_meet(side);
 	if (side == 0) {
-		usleep(600000);
 		CHILD_CHECK(pair_send(p, scratch, 64, 1, 1000), "send");
-		usleep(200000);
 	} else {
 		struct pollfd pfd = {.fd = p->ops->wait_fd(p), .events = POLLIN};
 
 		CHILD_CHECK(poll(&pfd, 1, 5000) == 1 && (pfd.revents & POLLIN) != 0, "not woken");
 		CHILD_CHECK(pair_recv(p, 64, &got, 0) == 1, "woken for nothing");
 	}
+	netns_meet(side);
 	nic_stop();
 	_exit(0);
 }
