@@ -24,7 +24,7 @@ static void *scratch(struct accel *a, uint64_t n, uint64_t size)
 
 static int buf_init(struct accel *a, struct cpu_buf *b, uint32_t width)
 {
-	b->ld = cpu_pad(width);
+	b->ld = cpu_ld(width);
 	b->p = scratch(a, a->slots.max_tokens, b->ld * sizeof(float));
 	return b->p != NULL ? 0 : -ENOMEM;
 }
@@ -64,7 +64,7 @@ static void measure(struct accel *a)
 			    max_u32(a->head_pad, (uint32_t)cpu_pad(max_u32(op->head_dim, op->head_dim_v)));
 		a->has_rope |= op->kind == MODEL_OP_ROPE;
 	}
-	a->ldp = cpu_pad(longest);
+	a->ldp = cpu_ld(longest);
 	a->n_scores = (uint32_t)cpu_pad(a->slots.n_ctx);
 }
 

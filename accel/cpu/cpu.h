@@ -95,4 +95,11 @@ static inline size_t cpu_pad(size_t n)
 	return (n + KERN_PAD - 1) / KERN_PAD * KERN_PAD;
 }
 
+/* Row length in memory of n floats: whole vectors, and an odd number of cache lines, since rows a
+ * multiple of a page apart would all want the same few sets of the cache. */
+static inline size_t cpu_ld(size_t n)
+{
+	return cpu_pad(n) | KERN_PAD;
+}
+
 #endif

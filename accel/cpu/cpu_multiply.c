@@ -46,7 +46,7 @@ static void multiply_panels(const struct mul_job *job, const struct kern_mul *m,
 							     : job->mat->dtype == GGUF_DT_F16
 								 ? kern->expand_f16
 								 : kern->expand_bf16;
-	size_t ldp = cpu_pad(m->k);
+	size_t ldp = cpu_ld(m->k);
 
 	for (uint32_t r = 0; r < m->rows; r += KERN_PANEL) {
 		struct kern_mul part = rows_of(m, r, m->rows - r < KERN_PANEL ? m->rows : r + KERN_PANEL);

@@ -24,8 +24,8 @@
 
 #define KERN_PAD      16u  /* floats: the widest vector */
 #define KERN_PANEL    32u  /* weight rows expanded at a time for a batch */
-#define KERN_COLS     48u  /* columns of x that stay in the L2 cache meanwhile */
-#define KERN_DEPTH    512u /* and how much of k: 32 x 512 + 48 x 512 floats = 160 KB */
+#define KERN_COLS     12u  /* columns of x that stay in the L1 cache meanwhile */
+#define KERN_DEPTH    512u /* and how much of k: 12 x 512 floats = 24 KB */
 #define KERN_FEW_COLS 6u   /* batches up to this are multiplied straight from the file's format */
 
 /* Weight rows of one element type times columns of x. */
