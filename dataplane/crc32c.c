@@ -84,8 +84,8 @@ static inline uint64_t shift(uint32_t table[4][256], uint64_t crc)
 }
 
 /* Three streams of `block` bytes each, from p on, joined. */
-__attribute__((target("sse4.2"))) static inline uint64_t three_streams(uint64_t c0, const uint8_t *p, size_t block,
-								       uint32_t table[4][256])
+__attribute__((target("sse4.2"))) static inline uint64_t three_streams(uint64_t c0, const uint8_t *p,
+								       size_t block, uint32_t table[4][256])
 {
 	uint64_t c1 = 0, c2 = 0;
 

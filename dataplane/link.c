@@ -26,25 +26,27 @@ static int cfg_check(const struct dp_link_cfg *c, uint32_t window_bytes, struct 
 	if (c->side > 1)
 		return ps_err_set(err, -EINVAL, "link %u: side is %u, expected 0 or 1", c->link_id, c->side);
 	if (c->mtu < DP_MTU_MIN || c->mtu > DP_MTU_MAX)
-		return ps_err_set(err, -EINVAL, "link %u: mtu is %" PRIu32 ", expected %u to %u", c->link_id, c->mtu,
-				  DP_MTU_MIN, DP_MTU_MAX);
+		return ps_err_set(err, -EINVAL, "link %u: mtu is %" PRIu32 ", expected %u to %u", c->link_id,
+				  c->mtu, DP_MTU_MIN, DP_MTU_MAX);
 	if (c->max_msg_bytes == 0 || c->max_msg_bytes > DP_LINK_MAX_MSG_BYTES)
-		return ps_err_set(err, -EINVAL, "link %u: max_msg_bytes is %" PRIu32 ", expected 1 to %u", c->link_id,
-				  c->max_msg_bytes, DP_LINK_MAX_MSG_BYTES);
+		return ps_err_set(err, -EINVAL, "link %u: max_msg_bytes is %" PRIu32 ", expected 1 to %u",
+				  c->link_id, c->max_msg_bytes, DP_LINK_MAX_MSG_BYTES);
 	if (c->rx_slots == 0 || c->rx_slots > DP_LINK_MAX_INFLIGHT)
-		return ps_err_set(err, -EINVAL, "link %u: rx_slots is %" PRIu32 ", expected 1 to %u", c->link_id,
-				  c->rx_slots, DP_LINK_MAX_INFLIGHT);
+		return ps_err_set(err, -EINVAL, "link %u: rx_slots is %" PRIu32 ", expected 1 to %u",
+				  c->link_id, c->rx_slots, DP_LINK_MAX_INFLIGHT);
 	if (window_bytes < dp_chunk_bytes(c->mtu))
 		return ps_err_set(err, -EINVAL,
-				  "link %u: window_bytes is %" PRIu32 ", expected at least one chunk of %" PRIu32,
+				  "link %u: window_bytes is %" PRIu32
+				  ", expected at least one chunk of %" PRIu32,
 				  c->link_id, window_bytes, dp_chunk_bytes(c->mtu));
 	if (c->rx_slot_mem != NULL &&
 	    (c->rx_slot_stride < c->max_msg_bytes || c->rx_slot_stride % DP_CHUNK_ALIGN != 0 ||
 	     (uintptr_t)c->rx_slot_mem % DP_CHUNK_ALIGN != 0))
-		return ps_err_set(err, -EINVAL,
-				  "link %u: receive slots of %zu bytes, expected a multiple of %u, at least %" PRIu32
-				  " and aligned to %u",
-				  c->link_id, c->rx_slot_stride, DP_CHUNK_ALIGN, c->max_msg_bytes, DP_CHUNK_ALIGN);
+		return ps_err_set(
+		    err, -EINVAL,
+		    "link %u: receive slots of %zu bytes, expected a multiple of %u, at least %" PRIu32
+		    " and aligned to %u",
+		    c->link_id, c->rx_slot_stride, DP_CHUNK_ALIGN, c->max_msg_bytes, DP_CHUNK_ALIGN);
 	return 0;
 }
 
@@ -52,7 +54,8 @@ static int memory_alloc(struct dp_link *l)
 {
 	size_t words = ((size_t)l->cfg.max_msg_bytes / DP_CHUNK_MIN + 1 + 63) / 64;
 
-	/* A bit per chunk for every message in both directions, at the smallest chunk the peer may ask for. */
+	/* A bit per chunk for every message in both directions, at the smallest chunk the peer may ask for.
+	 */
 	l->bit_mem = calloc(2 * DP_LINK_MAX_INFLIGHT * words, sizeof(*l->bit_mem));
 	if (l->bit_mem == NULL)
 		return -ENOMEM;
@@ -62,7 +65,8 @@ static int memory_alloc(struct dp_link *l)
 	}
 	if (l->cfg.rx_slot_mem != NULL)
 		return 0;
-	l->cfg.rx_slot_stride = ((size_t)l->cfg.max_msg_bytes + DP_CHUNK_ALIGN - 1) & ~(size_t)(DP_CHUNK_ALIGN - 1);
+	l->cfg.rx_slot_stride =
+	    ((size_t)l->cfg.max_msg_bytes + DP_CHUNK_ALIGN - 1) & ~(size_t)(DP_CHUNK_ALIGN - 1);
 	l->own_slot_mem = aligned_alloc(DP_CHUNK_ALIGN, l->cfg.rx_slot_stride * l->cfg.rx_slots);
 	l->cfg.rx_slot_mem = l->own_slot_mem;
 	return l->own_slot_mem != NULL ? 0 : -ENOMEM;
@@ -92,7 +96,8 @@ int dp_link_create(const struct dp_link_cfg *cfg, uint64_t incarnation, uint64_t
 		l->cfg.peer_name = "the peer";
 	if (memory_alloc(l) != 0) {
 		dp_link_destroy(l);
-		return ps_err_set(err, -ENOMEM, "link %u: no memory for %" PRIu32 " receive slots of %" PRIu32 " bytes",
+		return ps_err_set(err, -ENOMEM,
+				  "link %u: no memory for %" PRIu32 " receive slots of %" PRIu32 " bytes",
 				  cfg->link_id, cfg->rx_slots, cfg->max_msg_bytes);
 	}
 	for (uint32_t i = 0; i < cfg->rx_slots; i++)
@@ -141,8 +146,8 @@ bool dp_link_event(struct dp_link *l, struct dp_link_event *ev_out)
 	return true;
 }
 
-void link_packet(struct dp_link *l, struct dp_tx_pkt *pkt, struct dp_hdr *h, const uint8_t *payload, uint32_t len,
-		 uint64_t now_ns)
+void link_packet(struct dp_link *l, struct dp_tx_pkt *pkt, struct dp_hdr *h, const uint8_t *payload,
+		 uint32_t len, uint64_t now_ns)
 {
 	h->magic = DP_WIRE_MAGIC;
 	h->version = DP_WIRE_VERSION;
@@ -164,9 +169,9 @@ void link_packet(struct dp_link *l, struct dp_tx_pkt *pkt, struct dp_hdr *h, con
 static bool rx_header(struct dp_link *l, const struct dp_rx_pkt *pkt, struct dp_hdr *h)
 {
 	static const enum dp_counter reason[] = {
-		[DP_HDR_SHORT] = DP_COUNTER_drop_short,
-		[DP_HDR_MAGIC] = DP_COUNTER_drop_magic,
-		[DP_HDR_CRC] = DP_COUNTER_drop_hdr_crc,
+	    [DP_HDR_SHORT] = DP_COUNTER_drop_short,
+	    [DP_HDR_MAGIC] = DP_COUNTER_drop_magic,
+	    [DP_HDR_CRC] = DP_COUNTER_drop_hdr_crc,
 	};
 	enum dp_hdr_result rc = dp_hdr_load(pkt->data, pkt->len, h);
 	enum dp_counter drop;
@@ -196,12 +201,19 @@ static bool rx_payload(struct dp_link *l, const struct dp_hdr *h, const uint8_t 
 
 	switch (h->type) {
 	case DP_PKT_HELLO:
-	case DP_PKT_HELLO_ACK: expected = DP_HELLO_BYTES; break;
-	case DP_PKT_ACK: expected = DP_ACK_BYTES; break;
-	case DP_PKT_DATA: expected = h->payload_len; break;
+	case DP_PKT_HELLO_ACK:
+		expected = DP_HELLO_BYTES;
+		break;
+	case DP_PKT_ACK:
+		expected = DP_ACK_BYTES;
+		break;
+	case DP_PKT_DATA:
+		expected = h->payload_len;
+		break;
 	case DP_PKT_PROBE:
 	case DP_PKT_RESET:
-	case DP_PKT_KEEPALIVE: break;
+	case DP_PKT_KEEPALIVE:
+		break;
 	default:
 		l->count[DP_COUNTER_drop_type]++;
 		return false;

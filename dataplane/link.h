@@ -20,16 +20,16 @@
 #include "base/err.h"
 #include "dataplane/port.h"
 
-#define DP_LINK_MAX_INFLIGHT   16u       /* messages unacknowledged in one direction, at most */
-#define DP_LINK_MAX_MSG_BYTES  (1u << 30) /* bound of one message */
+#define DP_LINK_MAX_INFLIGHT  16u        /* messages unacknowledged in one direction, at most */
+#define DP_LINK_MAX_MSG_BYTES (1u << 30) /* bound of one message */
 
 struct dp_link;
 
 enum dp_link_state {
-	DP_LINK_HELLO,       /* sending HELLO, not yet agreed */
+	DP_LINK_HELLO, /* sending HELLO, not yet agreed */
 	DP_LINK_ESTABLISHED,
-	DP_LINK_REFUSED,     /* the peer's HELLO does not fit ours: terminal until the peer changes */
-	DP_LINK_DEAD,        /* silence or RTOs beyond the bound: keeps sending HELLO, may come back */
+	DP_LINK_REFUSED, /* the peer's HELLO does not fit ours: terminal until the peer changes */
+	DP_LINK_DEAD,    /* silence or RTOs beyond the bound: keeps sending HELLO, may come back */
 };
 
 enum dp_link_event_kind {
@@ -46,20 +46,20 @@ struct dp_link_event {
 };
 
 struct dp_link_cfg {
-	uint16_t link_id;      /* same on both sides */
-	uint16_t peer;         /* index on the port, copied into every dp_tx_pkt */
-	uint8_t side;          /* 0 or 1, different on the two ends */
-	uint32_t mtu;          /* largest IP packet; both sides agree on the smaller at HELLO */
-	uint32_t max_msg_bytes;/* largest message received (slot size) and sent */
-	uint32_t rx_slots;     /* messages the receiver can hold (credit), <= DP_LINK_MAX_INFLIGHT */
-	uint32_t window_bytes; /* bytes in flight at most; 0: the default */
-	bool payload_crc;      /* CRC-32C over payloads (headers always carry one) */
-	bool allow_in_place;   /* one-frame messages may keep the port's buffer (no copy) */
+	uint16_t link_id;       /* same on both sides */
+	uint16_t peer;          /* index on the port, copied into every dp_tx_pkt */
+	uint8_t side;           /* 0 or 1, different on the two ends */
+	uint32_t mtu;           /* largest IP packet; both sides agree on the smaller at HELLO */
+	uint32_t max_msg_bytes; /* largest message received (slot size) and sent */
+	uint32_t rx_slots;      /* messages the receiver can hold (credit), <= DP_LINK_MAX_INFLIGHT */
+	uint32_t window_bytes;  /* bytes in flight at most; 0: the default */
+	bool payload_crc;       /* CRC-32C over payloads (headers always carry one) */
+	bool allow_in_place;    /* one-frame messages may keep the port's buffer (no copy) */
 	uint64_t topology_hash;
 	uint64_t model_hash;
-	uint32_t block_first, block_last; /* what this process runs, for the HELLO and its errors */
-	uint64_t dead_silence_ns;         /* 0: the default, 100 ms */
-	const char *self_name, *peer_name;/* for event texts; borrowed for the link's life */
+	uint32_t block_first, block_last;  /* what this process runs, for the HELLO and its errors */
+	uint64_t dead_silence_ns;          /* 0: the default, 100 ms */
+	const char *self_name, *peer_name; /* for event texts; borrowed for the link's life */
 	/* Pinned memory for rx_slots slots of rx_slot_stride bytes (>= max_msg_bytes, multiple
 	 * of 64), borrowed; NULL: the link allocates its own. */
 	uint8_t *rx_slot_mem;
@@ -86,11 +86,11 @@ struct dp_msg {
 struct dp_tx_msg {
 	const uint8_t *data;
 	uint32_t len;
-	void *cookie;  /* the caller's */
+	void *cookie; /* the caller's */
 	/* Where in `data` the endpoint stamps the time of sending (u64, ns), or NULL. The link
 	 * itself does not look at it. */
 	uint8_t *stamp_ns;
-	bool failed;   /* set when handed back unacknowledged, because the epoch ended */
+	bool failed; /* set when handed back unacknowledged, because the epoch ended */
 };
 
 /* `incarnation`: random, drawn once a process start. `seed`: for jitter and nonces.

@@ -26,7 +26,8 @@ static uint32_t epoch_of(const struct dp_link *l, struct peer_id peer)
 {
 	struct peer_id zero = l->cfg.side == 0 ? l->self : peer;
 	struct peer_id one = l->cfg.side == 0 ? peer : l->self;
-	uint64_t h = mix(mix(mix(mix(0, zero.incarnation), zero.association), one.incarnation), one.association);
+	uint64_t h =
+	    mix(mix(mix(mix(0, zero.incarnation), zero.association), one.incarnation), one.association);
 	uint32_t epoch = (uint32_t)(h ^ (h >> 32));
 
 	return epoch != 0 ? epoch : 1;
@@ -80,17 +81,17 @@ static void establish(struct dp_link *l, const struct dp_hello *h, struct peer_i
 	l->ack_now = true; /* tells the peer his first credit */
 	l->count[DP_COUNTER_epochs]++;
 	link_event_push(l, DP_LINK_EV_UP,
-			"link %u: %s and %s are connected: epoch %08" PRIx32 ", mtu %" PRIu32 ", chunk %" PRIu32
-			", peer's blocks %" PRIu32 "-%" PRIu32 ", payload crc %s",
-			l->cfg.link_id, l->cfg.self_name, l->cfg.peer_name, l->epoch, mtu, l->chunk, h->block_first,
-			h->block_last, l->crc_flag != 0 ? "on" : "off");
+			"link %u: %s and %s are connected: epoch %08" PRIx32 ", mtu %" PRIu32
+			", chunk %" PRIu32 ", peer's blocks %" PRIu32 "-%" PRIu32 ", payload crc %s",
+			l->cfg.link_id, l->cfg.self_name, l->cfg.peer_name, l->epoch, mtu, l->chunk,
+			h->block_first, h->block_last, l->crc_flag != 0 ? "on" : "off");
 }
 
 void handshake_peer_dead(struct dp_link *l, uint64_t now_ns, const char *why)
 {
 	l->count[DP_COUNTER_peer_deaths]++;
-	link_event_push(l, DP_LINK_EV_PEER_DEAD, "link %u: %s is dead for %s: %s", l->cfg.link_id, l->cfg.peer_name,
-			l->cfg.self_name, why);
+	link_event_push(l, DP_LINK_EV_PEER_DEAD, "link %u: %s is dead for %s: %s", l->cfg.link_id,
+			l->cfg.peer_name, l->cfg.self_name, why);
 	epoch_end(l);
 	/* The peer may live and be in the old epoch still: begin a new one also in his eyes. */
 	l->self.association++;
@@ -122,20 +123,20 @@ static void value_text(char out[24], bool hash, uint64_t v)
 		snprintf(out, 24, "%" PRIu64, v);
 }
 
-static void refused(struct dp_link *l, enum dp_refusal why, struct peer_id peer, uint64_t ours, uint64_t theirs,
-		    const char *by)
+static void refused(struct dp_link *l, enum dp_refusal why, struct peer_id peer, uint64_t ours,
+		    uint64_t theirs, const char *by)
 {
 	static const struct {
 		const char *what;
 		bool hash;
 	} texts[DP_REFUSE_COUNT] = {
-		[DP_REFUSE_NONE] = { "nothing", false },
-		[DP_REFUSE_VERSION] = { "protocol version", false },
-		[DP_REFUSE_SIDE] = { "side (must differ)", false },
-		[DP_REFUSE_TOPOLOGY] = { "topology hash", true },
-		[DP_REFUSE_MODEL] = { "model hash", true },
-		[DP_REFUSE_MAX_MSG] = { "max_msg_bytes", false },
-		[DP_REFUSE_FEATURES] = { "feature bits", true },
+	    [DP_REFUSE_NONE] = {"nothing", false},
+	    [DP_REFUSE_VERSION] = {"protocol version", false},
+	    [DP_REFUSE_SIDE] = {"side (must differ)", false},
+	    [DP_REFUSE_TOPOLOGY] = {"topology hash", true},
+	    [DP_REFUSE_MODEL] = {"model hash", true},
+	    [DP_REFUSE_MAX_MSG] = {"max_msg_bytes", false},
+	    [DP_REFUSE_FEATURES] = {"feature bits", true},
 	};
 	char value[2][24];
 
@@ -148,29 +149,23 @@ static void refused(struct dp_link *l, enum dp_refusal why, struct peer_id peer,
 	l->count[DP_COUNTER_refusals]++;
 	value_text(value[0], texts[why].hash, ours);
 	value_text(value[1], texts[why].hash, theirs);
-	link_event_push(l, DP_LINK_EV_REFUSED, "link %u: %s refused by %s: %s is %s at %s, %s at %s", l->cfg.link_id,
-			by == l->cfg.self_name ? l->cfg.peer_name : l->cfg.self_name, by, texts[why].what, value[0],
-			l->cfg.self_name, value[1], l->cfg.peer_name);
+	link_event_push(l, DP_LINK_EV_REFUSED, "link %u: %s refused by %s: %s is %s at %s, %s at %s",
+			l->cfg.link_id, by == l->cfg.self_name ? l->cfg.peer_name : l->cfg.self_name, by,
+			texts[why].what, value[0], l->cfg.self_name, value[1], l->cfg.peer_name);
 }
 
-static void refuse_hello(struct dp_link *l, enum dp_refusal why, const struct dp_hello *h, struct peer_id peer,
-			 const char *by)
+static void refuse_hello(struct dp_link *l, enum dp_refusal why, const struct dp_hello *h,
+			 struct peer_id peer, const char *by)
 {
 	uint64_t ours[DP_REFUSE_COUNT] = {
-		[DP_REFUSE_VERSION] = DP_WIRE_VERSION,
-		[DP_REFUSE_SIDE] = l->cfg.side,
-		[DP_REFUSE_TOPOLOGY] = l->cfg.topology_hash,
-		[DP_REFUSE_MODEL] = l->cfg.model_hash,
-		[DP_REFUSE_MAX_MSG] = l->cfg.max_msg_bytes,
-		[DP_REFUSE_FEATURES] = KNOWN_FEATURES,
+	    [DP_REFUSE_VERSION] = DP_WIRE_VERSION,       [DP_REFUSE_SIDE] = l->cfg.side,
+	    [DP_REFUSE_TOPOLOGY] = l->cfg.topology_hash, [DP_REFUSE_MODEL] = l->cfg.model_hash,
+	    [DP_REFUSE_MAX_MSG] = l->cfg.max_msg_bytes,  [DP_REFUSE_FEATURES] = KNOWN_FEATURES,
 	};
 	uint64_t theirs[DP_REFUSE_COUNT] = {
-		[DP_REFUSE_VERSION] = DP_WIRE_VERSION,
-		[DP_REFUSE_SIDE] = (h->flags & DP_HELLO_SIDE1) != 0,
-		[DP_REFUSE_TOPOLOGY] = h->topology_hash,
-		[DP_REFUSE_MODEL] = h->model_hash,
-		[DP_REFUSE_MAX_MSG] = h->max_msg_bytes,
-		[DP_REFUSE_FEATURES] = h->features,
+	    [DP_REFUSE_VERSION] = DP_WIRE_VERSION,   [DP_REFUSE_SIDE] = (h->flags & DP_HELLO_SIDE1) != 0,
+	    [DP_REFUSE_TOPOLOGY] = h->topology_hash, [DP_REFUSE_MODEL] = h->model_hash,
+	    [DP_REFUSE_MAX_MSG] = h->max_msg_bytes,  [DP_REFUSE_FEATURES] = h->features,
 	};
 
 	refused(l, why, peer, ours[why], theirs[why], by);
@@ -179,8 +174,8 @@ static void refuse_hello(struct dp_link *l, enum dp_refusal why, const struct dp
 static bool hello_sane(const struct dp_hello *h)
 {
 	return h->mtu >= DP_MTU_MIN && h->mtu <= DP_MTU_MAX && h->max_msg_bytes != 0 &&
-	       h->max_msg_bytes <= DP_LINK_MAX_MSG_BYTES && h->rx_slots != 0 && h->rx_slots <= DP_LINK_MAX_INFLIGHT &&
-	       h->refusal < DP_REFUSE_COUNT;
+	       h->max_msg_bytes <= DP_LINK_MAX_MSG_BYTES && h->rx_slots != 0 &&
+	       h->rx_slots <= DP_LINK_MAX_INFLIGHT && h->refusal < DP_REFUSE_COUNT;
 }
 
 static void answer(struct dp_link *l, const struct dp_hdr *hdr, const struct dp_hello *h)
@@ -206,9 +201,10 @@ static void verified(struct dp_link *l, const struct dp_hello *h, struct peer_id
 	if (l->state == DP_LINK_ESTABLISHED) {
 		l->count[DP_COUNTER_peer_restarts]++;
 		link_event_push(l, DP_LINK_EV_PEER_RESTARTED,
-				"link %u: %s %s (incarnation %016" PRIx64 " was %016" PRIx64 ")", l->cfg.link_id,
-				l->cfg.peer_name,
-				peer.incarnation != l->peer.incarnation ? "restarted" : "had given the epoch up",
+				"link %u: %s %s (incarnation %016" PRIx64 " was %016" PRIx64 ")",
+				l->cfg.link_id, l->cfg.peer_name,
+				peer.incarnation != l->peer.incarnation ? "restarted"
+									: "had given the epoch up",
 				peer.incarnation, l->peer.incarnation);
 		epoch_end(l);
 		handshake_start(l, now_ns);
@@ -227,7 +223,7 @@ void handshake_rx(struct dp_link *l, const struct dp_hdr *hdr, const uint8_t *pa
 	struct peer_id peer;
 
 	dp_hello_load(payload, &h);
-	peer = (struct peer_id){ h.incarnation, h.association };
+	peer = (struct peer_id){h.incarnation, h.association};
 	if (h.incarnation == l->self.incarnation) {
 		l->count[DP_COUNTER_drop_reflected]++;
 		return;
@@ -260,7 +256,7 @@ void handshake_rx_version(struct dp_link *l, uint8_t type, uint8_t version)
 {
 	/* Not verified, as another version's HELLO can't be read; so it must not end what works. */
 	if ((type == DP_PKT_HELLO || type == DP_PKT_HELLO_ACK) && l->state != DP_LINK_ESTABLISHED)
-		refused(l, DP_REFUSE_VERSION, (struct peer_id){ version, 0 }, DP_WIRE_VERSION, version,
+		refused(l, DP_REFUSE_VERSION, (struct peer_id){version, 0}, DP_WIRE_VERSION, version,
 			l->cfg.self_name);
 }
 
@@ -291,25 +287,26 @@ static bool decided(const struct dp_link *l, struct peer_id peer)
 static void hello_tx(struct dp_link *l, struct dp_tx_pkt *pkt, const struct dp_hello *to, uint64_t now_ns)
 {
 	uint8_t *bytes = l->hello_bytes[to != NULL ? 1 : 0];
-	struct dp_hdr hdr = { .type = to != NULL ? DP_PKT_HELLO_ACK : DP_PKT_HELLO, .flags = DP_F_PAYLOAD_CRC };
+	struct dp_hdr hdr = {.type = to != NULL ? DP_PKT_HELLO_ACK : DP_PKT_HELLO, .flags = DP_F_PAYLOAD_CRC};
 	struct dp_hello h = {
-		.incarnation = l->self.incarnation,
-		.association = l->self.association,
-		.features = KNOWN_FEATURES,
-		.nonce = l->nonce,
-		.topology_hash = l->cfg.topology_hash,
-		.model_hash = l->cfg.model_hash,
-		.block_first = l->cfg.block_first,
-		.block_last = l->cfg.block_last,
-		.mtu = l->cfg.mtu,
-		.max_msg_bytes = l->cfg.max_msg_bytes,
-		.rx_slots = l->cfg.rx_slots,
-		.window_bytes = l->cfg.window_bytes,
-		.flags = (l->cfg.side == 1 ? DP_HELLO_SIDE1 : 0u) | (l->cfg.payload_crc ? DP_HELLO_PAYLOAD_CRC : 0u),
+	    .incarnation = l->self.incarnation,
+	    .association = l->self.association,
+	    .features = KNOWN_FEATURES,
+	    .nonce = l->nonce,
+	    .topology_hash = l->cfg.topology_hash,
+	    .model_hash = l->cfg.model_hash,
+	    .block_first = l->cfg.block_first,
+	    .block_last = l->cfg.block_last,
+	    .mtu = l->cfg.mtu,
+	    .max_msg_bytes = l->cfg.max_msg_bytes,
+	    .rx_slots = l->cfg.rx_slots,
+	    .window_bytes = l->cfg.window_bytes,
+	    .flags =
+		(l->cfg.side == 1 ? DP_HELLO_SIDE1 : 0u) | (l->cfg.payload_crc ? DP_HELLO_PAYLOAD_CRC : 0u),
 	};
 
 	if (to != NULL) {
-		struct peer_id peer = { to->incarnation, to->association };
+		struct peer_id peer = {to->incarnation, to->association};
 
 		h.echo_incarnation = to->incarnation;
 		h.echo_association = to->association;
@@ -356,7 +353,7 @@ uint32_t handshake_tx(struct dp_link *l, struct dp_tx_pkt *pkts, uint32_t n, uin
 		if (now_ns < l->reset_next_ns) {
 			l->count[DP_COUNTER_tx_resets_limited]++;
 		} else {
-			struct dp_hdr hdr = { .type = DP_PKT_RESET, .epoch = l->reset_epoch };
+			struct dp_hdr hdr = {.type = DP_PKT_RESET, .epoch = l->reset_epoch};
 
 			link_packet(l, &pkts[k++], &hdr, NULL, 0, now_ns);
 			l->reset_next_ns = now_ns + RESET_INTERVAL_NS;

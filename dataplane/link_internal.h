@@ -16,29 +16,29 @@
 #define US 1000ull
 #define MS 1000000ull
 
-#define HELLO_FIRST_NS      (1 * MS)
-#define HELLO_MAX_NS        (50 * MS)
-#define HELLO_SLOW_NS       (100 * MS) /* dead or refused peer */
-#define VERIFY_TRIES        8u         /* HELLOs to a peer that seems to have restarted */
-#define RESET_INTERVAL_NS   (1 * MS)
-#define ACK_EVERY           16u
-#define ACK_DELAY_NS        (10 * US)
-#define DEFAULT_WINDOW      (512u * 1024)
-#define DEFAULT_SILENCE_NS  (100 * MS)
-#define RTT_INITIAL_NS      (1 * MS)   /* until the first sample */
-#define RTT_SAMPLE_MAX_NS   1000000000u
-#define RTO_MIN_NS          (200 * US)
-#define RTO_MAX_NS          (50 * MS)
-#define RTOS_DEAD           8u
-#define CREDIT_PROBE_NS     (1 * MS)   /* first probe when out of credit; doubles up to RTO_MAX_NS */
-#define REORDER_PKTS        3u         /* RFC 8985: later packets acknowledged before one is lost */
-#define REORDER_PKTS_MAX    128u
-#define REORDER_MULT_MAX    8u
-#define REORDER_MIN_NS      (2 * US)
-#define STALL_NS            (1 * MS)   /* being called later than asked for counts as our own stall */
-#define SEQ_WINDOW          DP_ACK_WINDOW
-#define DATA_SEQ_WINDOW     224u       /* the rest of the window is kept for probes */
-#define EVENTS              8u
+#define HELLO_FIRST_NS     (1 * MS)
+#define HELLO_MAX_NS       (50 * MS)
+#define HELLO_SLOW_NS      (100 * MS) /* dead or refused peer */
+#define VERIFY_TRIES       8u         /* HELLOs to a peer that seems to have restarted */
+#define RESET_INTERVAL_NS  (1 * MS)
+#define ACK_EVERY          16u
+#define ACK_DELAY_NS       (10 * US)
+#define DEFAULT_WINDOW     (512u * 1024)
+#define DEFAULT_SILENCE_NS (100 * MS)
+#define RTT_INITIAL_NS     (1 * MS) /* until the first sample */
+#define RTT_SAMPLE_MAX_NS  1000000000u
+#define RTO_MIN_NS         (200 * US)
+#define RTO_MAX_NS         (50 * MS)
+#define RTOS_DEAD          8u
+#define CREDIT_PROBE_NS    (1 * MS) /* first probe when out of credit; doubles up to RTO_MAX_NS */
+#define REORDER_PKTS       3u       /* RFC 8985: later packets acknowledged before one is lost */
+#define REORDER_PKTS_MAX   128u
+#define REORDER_MULT_MAX   8u
+#define REORDER_MIN_NS     (2 * US)
+#define STALL_NS           (1 * MS) /* being called later than asked for counts as our own stall */
+#define SEQ_WINDOW         DP_ACK_WINDOW
+#define DATA_SEQ_WINDOW    224u /* the rest of the window is kept for probes */
+#define EVENTS             8u
 
 static_assert((DP_LINK_MAX_INFLIGHT & (DP_LINK_MAX_INFLIGHT - 1)) == 0, "tables are indexed by mask");
 
@@ -49,7 +49,7 @@ struct tx_rec {
 	uint64_t tx_ns;
 	uint32_t entry; /* serial number of the message; meaningless without data */
 	uint32_t chunk;
-	uint16_t len;   /* 0: PROBE or KEEPALIVE */
+	uint16_t len; /* 0: PROBE or KEEPALIVE */
 	uint8_t state;
 };
 
@@ -127,7 +127,7 @@ struct dp_link {
 	struct peer_id self, peer, refused;
 	uint32_t refused_reason; /* of `refused`; 0: none */
 	uint64_t nonce, hello_due_ns, hello_gap_ns, reset_next_ns;
-	uint32_t verify_left;    /* HELLOs still to send while established */
+	uint32_t verify_left; /* HELLOs still to send while established */
 	bool answer_hello, send_reset;
 	struct dp_hello answered; /* the HELLO that answer_hello answers */
 	uint32_t answered_tx_time_ns, answered_refusal, reset_epoch;
@@ -180,8 +180,8 @@ static inline bool id_before(uint32_t a, uint32_t b)
 uint64_t link_random(struct dp_link *l);
 void ps_printf(3, 4) link_event_push(struct dp_link *l, enum dp_link_event_kind kind, const char *fmt, ...);
 /* Fills a packet; type, flags and the fields that `h` brings are the caller's. */
-void link_packet(struct dp_link *l, struct dp_tx_pkt *pkt, struct dp_hdr *h, const uint8_t *payload, uint32_t len,
-		 uint64_t now_ns);
+void link_packet(struct dp_link *l, struct dp_tx_pkt *pkt, struct dp_hdr *h, const uint8_t *payload,
+		 uint32_t len, uint64_t now_ns);
 
 /* link_handshake.c */
 void handshake_start(struct dp_link *l, uint64_t now_ns);
@@ -194,7 +194,7 @@ uint64_t handshake_deadline_ns(const struct dp_link *l);
 void handshake_peer_dead(struct dp_link *l, uint64_t now_ns, const char *why);
 
 /* link_rx.c */
-void receiver_reset(struct dp_link *l);      /* the epoch is over */
+void receiver_reset(struct dp_link *l); /* the epoch is over */
 /* True: the packet's buffer was kept. */
 bool receiver_rx(struct dp_link *l, const struct dp_hdr *h, const struct dp_rx_pkt *pkt, uint64_t now_ns);
 bool receiver_ack_due(const struct dp_link *l, uint64_t now_ns);

@@ -106,7 +106,8 @@ static void seq_note(struct dp_link *l, const struct dp_hdr *h)
 
 static bool seq_seen(const struct dp_link *l, uint64_t seq)
 {
-	return seq >= l->rx_cum && seq - l->rx_cum < SEQ_WINDOW && bit_get(l->rx_bitmap, (uint32_t)(seq - l->rx_cum));
+	return seq >= l->rx_cum && seq - l->rx_cum < SEQ_WINDOW &&
+	       bit_get(l->rx_bitmap, (uint32_t)(seq - l->rx_cum));
 }
 
 static void ack_schedule(struct dp_link *l, const struct dp_hdr *h, uint64_t now_ns)
@@ -167,11 +168,12 @@ static void entry_start(struct dp_link *l, struct rx_entry *e, const struct dp_h
 }
 
 /* Takes a valid chunk of message `e` that is not there yet. True: the buffer was kept. */
-static bool chunk_place(struct dp_link *l, struct rx_entry *e, const struct dp_hdr *h, const struct dp_rx_pkt *pkt,
-			uint64_t now_ns)
+static bool chunk_place(struct dp_link *l, struct rx_entry *e, const struct dp_hdr *h,
+			const struct dp_rx_pkt *pkt, uint64_t now_ns)
 {
 	const uint8_t *payload = pkt->data + DP_HDR_BYTES;
-	bool keep = l->cfg.allow_in_place && h->payload_len == h->msg_len && (uintptr_t)payload % IN_PLACE_ALIGN == 0;
+	bool keep =
+	    l->cfg.allow_in_place && h->payload_len == h->msg_len && (uintptr_t)payload % IN_PLACE_ALIGN == 0;
 
 	if (keep) {
 		e->buf = pkt->buf;
@@ -241,7 +243,8 @@ bool receiver_rx(struct dp_link *l, const struct dp_hdr *h, const struct dp_rx_p
 		return false;
 	}
 	if (ps_unlikely(seq_seen(l, h->pkt_seq))) {
-		/* The network's duplicate, not the sender's: tells nothing new, but the ACK may have been lost. */
+		/* The network's duplicate, not the sender's: tells nothing new, but the ACK may have been
+		 * lost. */
 		l->count[DP_COUNTER_rx_dup_packets]++;
 		l->ack_now = true;
 		return false;
@@ -265,12 +268,12 @@ uint64_t receiver_deadline_ns(const struct dp_link *l)
 
 void receiver_ack_tx(struct dp_link *l, struct dp_tx_pkt *pkt, uint64_t now_ns)
 {
-	struct dp_hdr hdr = { .type = DP_PKT_ACK, .epoch = l->epoch, .flags = DP_F_PAYLOAD_CRC };
+	struct dp_hdr hdr = {.type = DP_PKT_ACK, .epoch = l->epoch, .flags = DP_F_PAYLOAD_CRC};
 	struct dp_ack a = {
-		.cum = l->rx_cum,
-		.byte_credit = l->placed_bytes + l->cfg.window_bytes,
-		.msg_credit = msg_credit(l),
-		.dup_chunks = l->dup_chunks,
+	    .cum = l->rx_cum,
+	    .byte_credit = l->placed_bytes + l->cfg.window_bytes,
+	    .msg_credit = msg_credit(l),
+	    .dup_chunks = l->dup_chunks,
 	};
 
 	memcpy(a.bitmap, l->rx_bitmap, sizeof(a.bitmap));
@@ -295,14 +298,14 @@ bool dp_link_recv(struct dp_link *l, struct dp_msg *msg_out)
 	if (!e->started || !e->complete)
 		return false;
 	*msg_out = (struct dp_msg){
-		.data = e->data,
-		.len = e->len,
-		.msg_id = l->rx_next++,
-		.epoch = l->epoch,
-		.rx_first_ns = e->first_ns,
-		.rx_done_ns = e->done_ns,
-		.slot = e->slot,
-		.buf = e->buf,
+	    .data = e->data,
+	    .len = e->len,
+	    .msg_id = l->rx_next++,
+	    .epoch = l->epoch,
+	    .rx_first_ns = e->first_ns,
+	    .rx_done_ns = e->done_ns,
+	    .slot = e->slot,
+	    .buf = e->buf,
 	};
 	e->started = false;
 	l->slot_state[e->slot] = SLOT_HELD;

@@ -155,7 +155,7 @@ static void rec_lost(struct dp_link *l, struct tx_rec *r)
 		return;
 	/* A chunk is in flight once or in this list once, so the list is no longer than the window. */
 	CHECK(l->n_lost < SEQ_WINDOW);
-	l->lost[(l->lost_head + l->n_lost++) % SEQ_WINDOW] = (struct lost_chunk){ r->entry, r->chunk };
+	l->lost[(l->lost_head + l->n_lost++) % SEQ_WINDOW] = (struct lost_chunk){r->entry, r->chunk};
 }
 
 static void base_advance(struct dp_link *l)
@@ -294,7 +294,8 @@ void sender_rx_ack(struct dp_link *l, const struct dp_hdr *h, const uint8_t *pay
 		l->reorder_due_ns = UINT64_MAX;
 }
 
-static void seq_use(struct dp_link *l, struct dp_hdr *h, uint32_t entry, uint32_t chunk, uint32_t len, uint64_t now_ns)
+static void seq_use(struct dp_link *l, struct dp_hdr *h, uint32_t entry, uint32_t chunk, uint32_t len,
+		    uint64_t now_ns)
 {
 	/*
 	 * Probes beyond the window's reserve: the oldest number is given up (and its chunk sent again), so
@@ -305,7 +306,11 @@ static void seq_use(struct dp_link *l, struct dp_hdr *h, uint32_t entry, uint32_
 		base_advance(l);
 	}
 	*rec_of(l, l->seq_next) = (struct tx_rec){
-		.tx_ns = now_ns, .entry = entry, .chunk = chunk, .len = (uint16_t)len, .state = REC_FLYING,
+	    .tx_ns = now_ns,
+	    .entry = entry,
+	    .chunk = chunk,
+	    .len = (uint16_t)len,
+	    .state = REC_FLYING,
 	};
 	h->epoch = l->epoch;
 	h->pkt_seq = l->seq_next++;
@@ -316,19 +321,19 @@ static void seq_use(struct dp_link *l, struct dp_hdr *h, uint32_t entry, uint32_
 	l->blocked_ns = 0;
 }
 
-static void chunk_tx(struct dp_link *l, struct dp_tx_pkt *pkt, uint32_t serial, uint32_t chunk, uint16_t flags,
-		     uint64_t now_ns)
+static void chunk_tx(struct dp_link *l, struct dp_tx_pkt *pkt, uint32_t serial, uint32_t chunk,
+		     uint16_t flags, uint64_t now_ns)
 {
 	struct tx_entry *e = tx_entry(l, serial);
 	uint32_t offset = chunk * l->chunk;
 	uint32_t rest = e->msg.len - offset;
 	uint32_t len = rest < l->chunk ? rest : l->chunk;
 	struct dp_hdr h = {
-		.type = DP_PKT_DATA,
-		.flags = (uint16_t)(flags | l->crc_flag | (rest <= l->chunk ? DP_F_LAST : 0)),
-		.msg_id = serial - l->epoch_serial,
-		.msg_offset = offset,
-		.msg_len = e->msg.len,
+	    .type = DP_PKT_DATA,
+	    .flags = (uint16_t)(flags | l->crc_flag | (rest <= l->chunk ? DP_F_LAST : 0)),
+	    .msg_id = serial - l->epoch_serial,
+	    .msg_offset = offset,
+	    .msg_len = e->msg.len,
 	};
 
 	DCHECK(!e->done);
@@ -373,7 +378,7 @@ static void new_tx(struct dp_link *l, struct dp_tx_pkt *pkt, uint64_t now_ns)
 
 static void short_tx(struct dp_link *l, struct dp_tx_pkt *pkt, uint8_t type, uint64_t now_ns)
 {
-	struct dp_hdr h = { .type = type };
+	struct dp_hdr h = {.type = type};
 
 	seq_use(l, &h, 0, 0, 0, now_ns);
 	link_packet(l, pkt, &h, NULL, 0, now_ns);
@@ -453,7 +458,8 @@ static void timeout(struct dp_link *l, uint64_t now_ns)
 	l->count[l->timeouts == 0 ? DP_COUNTER_tail_probes : DP_COUNTER_rtos]++;
 	/* Timeouts alone could be a peer that was not scheduled; silence as well is a dead one. */
 	if (l->timeouts++ >= RTOS_DEAD && (silent || one_way))
-		handshake_peer_dead(l, now_ns, silent ? "retransmission timeouts and silence" : "it acknowledges nothing");
+		handshake_peer_dead(
+		    l, now_ns, silent ? "retransmission timeouts and silence" : "it acknowledges nothing");
 }
 
 void sender_timers(struct dp_link *l, uint64_t now_ns)

@@ -17,8 +17,8 @@
 #define DP_WIRE_MAGIC   0x5350u /* "PS" */
 #define DP_WIRE_VERSION 1u
 
-#define DP_IP_UDP_BYTES 28u  /* IPv4 without options, UDP */
-#define DP_SEAL_BYTES   16u  /* kept free for the authentication tag that sealing will add */
+#define DP_IP_UDP_BYTES 28u /* IPv4 without options, UDP */
+#define DP_SEAL_BYTES   16u /* kept free for the authentication tag that sealing will add */
 #define DP_CHUNK_ALIGN  64u
 #define DP_MTU_MIN      576u /* every IPv4 host takes this much (RFC 791) */
 #define DP_MTU_MAX      65535u
@@ -55,18 +55,18 @@ struct dp_hdr {
 	uint32_t msg_id;
 	uint32_t msg_offset;
 	uint32_t msg_len;
-	uint32_t tx_time_ns;     /* low 32 bits of the sender's clock */
+	uint32_t tx_time_ns; /* low 32 bits of the sender's clock */
 	uint32_t payload_crc32c;
-	uint32_t hdr_crc32c;     /* over the 44 bytes before it */
+	uint32_t hdr_crc32c; /* over the 44 bytes before it */
 };
 static_assert(sizeof(struct dp_hdr) == DP_HDR_BYTES, "header size");
 static_assert(offsetof(struct dp_hdr, version) == 2 && offsetof(struct dp_hdr, type) == 3 &&
-	      offsetof(struct dp_hdr, flags) == 4 && offsetof(struct dp_hdr, payload_len) == 6 &&
-	      offsetof(struct dp_hdr, epoch) == 8 && offsetof(struct dp_hdr, link) == 12 &&
-	      offsetof(struct dp_hdr, seq_base_delta) == 14 && offsetof(struct dp_hdr, pkt_seq) == 16 &&
-	      offsetof(struct dp_hdr, msg_id) == 24 && offsetof(struct dp_hdr, msg_offset) == 28 &&
-	      offsetof(struct dp_hdr, msg_len) == 32 && offsetof(struct dp_hdr, tx_time_ns) == 36 &&
-	      offsetof(struct dp_hdr, payload_crc32c) == 40 && offsetof(struct dp_hdr, hdr_crc32c) == 44,
+		  offsetof(struct dp_hdr, flags) == 4 && offsetof(struct dp_hdr, payload_len) == 6 &&
+		  offsetof(struct dp_hdr, epoch) == 8 && offsetof(struct dp_hdr, link) == 12 &&
+		  offsetof(struct dp_hdr, seq_base_delta) == 14 && offsetof(struct dp_hdr, pkt_seq) == 16 &&
+		  offsetof(struct dp_hdr, msg_id) == 24 && offsetof(struct dp_hdr, msg_offset) == 28 &&
+		  offsetof(struct dp_hdr, msg_len) == 32 && offsetof(struct dp_hdr, tx_time_ns) == 36 &&
+		  offsetof(struct dp_hdr, payload_crc32c) == 40 && offsetof(struct dp_hdr, hdr_crc32c) == 44,
 	      "header layout");
 
 #define DP_HELLO_BYTES 96u
@@ -109,24 +109,25 @@ struct dp_hello {
 };
 static_assert(sizeof(struct dp_hello) == DP_HELLO_BYTES, "HELLO size");
 static_assert(offsetof(struct dp_hello, nonce) == 16 && offsetof(struct dp_hello, echo_nonce) == 40 &&
-	      offsetof(struct dp_hello, block_first) == 64 && offsetof(struct dp_hello, refusal) == 92,
+		  offsetof(struct dp_hello, block_first) == 64 && offsetof(struct dp_hello, refusal) == 92,
 	      "HELLO layout");
 
-#define DP_ACK_BYTES 64u
+#define DP_ACK_BYTES  64u
 #define DP_ACK_WINDOW 256u /* packet numbers that one ACK's bitmap covers */
 
 struct dp_ack {
-	uint64_t cum;        /* every pkt_seq below it is received or given up by its sender */
-	uint64_t bitmap[4];  /* bit i: cum + i is received */
-	uint64_t byte_credit;/* first-sent payload bytes allowed in this epoch */
-	uint32_t msg_credit; /* message ids below it may be sent */
+	uint64_t cum;         /* every pkt_seq below it is received or given up by its sender */
+	uint64_t bitmap[4];   /* bit i: cum + i is received */
+	uint64_t byte_credit; /* first-sent payload bytes allowed in this epoch */
+	uint32_t msg_credit;  /* message ids below it may be sent */
 	uint32_t echo_tx_time_ns;
 	uint32_t ack_delay_ns;
 	uint32_t dup_chunks; /* chunks received in vain so far in this epoch */
 };
 static_assert(sizeof(struct dp_ack) == DP_ACK_BYTES, "ACK size");
 static_assert(offsetof(struct dp_ack, byte_credit) == 40 && offsetof(struct dp_ack, msg_credit) == 48 &&
-	      offsetof(struct dp_ack, dup_chunks) == 60, "ACK layout");
+		  offsetof(struct dp_ack, dup_chunks) == 60,
+	      "ACK layout");
 
 /* Payload bytes of a full chunk at this MTU: a multiple of 64. mtu >= DP_MTU_MIN. */
 static inline uint32_t dp_chunk_bytes(uint32_t mtu)

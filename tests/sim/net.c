@@ -88,7 +88,8 @@ static void damage(struct net *n, uint8_t *bytes, uint32_t *len)
 	}
 	while (flips-- > 0) {
 		/* Half of them in the header, which is a small target otherwise. */
-		uint64_t bits = 8ull * (rng_chance(&n->rng, 0.5) && *len > DP_HDR_BYTES ? DP_HDR_BYTES : *len);
+		uint64_t bits =
+		    8ull * (rng_chance(&n->rng, 0.5) && *len > DP_HDR_BYTES ? DP_HDR_BYTES : *len);
 		uint64_t bit = rng_below(&n->rng, bits);
 
 		bytes[bit / 8] ^= (uint8_t)(1u << (bit % 8));
@@ -98,7 +99,7 @@ static void damage(struct net *n, uint8_t *bytes, uint32_t *len)
 static void enqueue(struct net *n, uint8_t to, const struct dp_tx_pkt *pkt, uint64_t now_ns)
 {
 	const struct net_faults *f = &n->faults;
-	struct net_pkt p = { .to = to, .order = n->order++, .len = DP_HDR_BYTES + pkt->payload_len };
+	struct net_pkt p = {.to = to, .order = n->order++, .len = DP_HDR_BYTES + pkt->payload_len};
 	uint8_t *bytes;
 
 	CHECK(p.len <= NET_MAX_PKT);

@@ -16,12 +16,13 @@
 #include "dataplane/wire.h"
 #include "tests/sim/net.h"
 
-#define MS         1000000ull
-#define INBOX      512u
-#define LIVE_MAX   64u
-#define N_CLASSES  12u
-#define POISON     0xdb
-#define MEND_NS    (200 * MS) /* fast receivers: all is through so soon after the faults (4,000 seeds: within 60 ms) */
+#define MS        1000000ull
+#define INBOX     512u
+#define LIVE_MAX  64u
+#define N_CLASSES 12u
+#define POISON    0xdb
+#define MEND_NS                                                                                              \
+	(200 * MS) /* fast receivers: all is through so soon after the faults (4,000 seeds: within 60 ms) */
 #define SPIN_LIMIT 20000u /* turns without the clock moving */
 
 struct tx_buf {
@@ -43,9 +44,9 @@ struct side {
 	uint8_t id;
 	uint32_t lives;
 	uint64_t wake_ns, asleep_until_ns, down_until_ns, next_send_ns, hold_ns, nap_ns;
-	uint32_t epoch;       /* of the last UP event */
+	uint32_t epoch;                       /* of the last UP event */
 	uint32_t sent, acked_epoch, received; /* messages in this epoch */
-	uint32_t goal, acked; /* messages to get through, over all epochs */
+	uint32_t goal, acked;                 /* messages to get through, over all epochs */
 	uint64_t last_seq, new_bytes, byte_credit;
 	uint32_t msg_credit;
 	bool any_seq, may_fail;
@@ -77,7 +78,8 @@ static void ps_printf(1, 2) fail(const char *fmt, ...)
 {
 	va_list ap;
 
-	printf("FAILED: seed %" PRIu64 " (class %u) at %" PRIu64 " ns: ", current->seed, current->class, current->now_ns);
+	printf("FAILED: seed %" PRIu64 " (class %u) at %" PRIu64 " ns: ", current->seed, current->class,
+	       current->now_ns);
 	va_start(ap, fmt);
 	vprintf(fmt, ap);
 	va_end(ap);
@@ -86,10 +88,10 @@ static void ps_printf(1, 2) fail(const char *fmt, ...)
 	abort();
 }
 
-#define EXPECT(cond, ...)                   \
-	do {                                \
-		if (!(cond))                \
-			fail(__VA_ARGS__);  \
+#define EXPECT(cond, ...)                                                                                    \
+	do {                                                                                                 \
+		if (!(cond))                                                                                 \
+			fail(__VA_ARGS__);                                                                   \
 	} while (0)
 
 static void ps_printf(1, 2) tell(const char *fmt, ...)
@@ -108,7 +110,7 @@ static void ps_printf(1, 2) tell(const char *fmt, ...)
 /* Contents: a function of epoch, sender and id alone, so that the receiver can know what to expect. */
 static struct rng content_rng(uint32_t epoch, uint8_t side, uint32_t id)
 {
-	struct rng r = { ((uint64_t)epoch << 32 | id) * 2 + side };
+	struct rng r = {((uint64_t)epoch << 32 | id) * 2 + side};
 
 	rng_next(&r);
 	return r;
@@ -206,7 +208,8 @@ static void sniff_rx(struct side *s, const uint8_t *data, uint32_t len)
 	struct dp_ack a;
 
 	if (dp_hdr_load(data, len, &h) != DP_HDR_OK || h.type != DP_PKT_ACK || h.epoch != s->epoch ||
-	    len != DP_HDR_BYTES + DP_ACK_BYTES || dp_crc32c(0, data + DP_HDR_BYTES, DP_ACK_BYTES) != h.payload_crc32c)
+	    len != DP_HDR_BYTES + DP_ACK_BYTES ||
+	    dp_crc32c(0, data + DP_HDR_BYTES, DP_ACK_BYTES) != h.payload_crc32c)
 		return;
 	dp_ack_load(data + DP_HDR_BYTES, &a);
 	if ((int32_t)(a.msg_credit - s->msg_credit) > 0)
@@ -221,12 +224,12 @@ static void sniff_data(struct sim *m, struct side *s, const struct dp_hdr *h, co
 	bool owned = false;
 
 	EXPECT(DP_IP_UDP_BYTES + DP_HDR_BYTES + p->payload_len <= mtu, "a packet exceeds the MTU");
-	EXPECT((int32_t)(h->msg_id - s->msg_credit) < 0, "side %u: message %" PRIu32 " exceeds credit %" PRIu32, s->id,
-	       h->msg_id, s->msg_credit);
+	EXPECT((int32_t)(h->msg_id - s->msg_credit) < 0,
+	       "side %u: message %" PRIu32 " exceeds credit %" PRIu32, s->id, h->msg_id, s->msg_credit);
 	if ((h->flags & DP_F_RETRANSMIT) == 0)
 		s->new_bytes += p->payload_len;
-	EXPECT(s->new_bytes <= s->byte_credit, "side %u: %" PRIu64 " bytes exceed credit %" PRIu64, s->id, s->new_bytes,
-	       s->byte_credit);
+	EXPECT(s->new_bytes <= s->byte_credit, "side %u: %" PRIu64 " bytes exceed credit %" PRIu64, s->id,
+	       s->new_bytes, s->byte_credit);
 	for (uint32_t i = 0; i < DP_LINK_MAX_INFLIGHT; i++)
 		if (s->tx[i].used && p->payload >= s->tx[i].data &&
 		    p->payload + p->payload_len <= s->tx[i].data + s->tx[i].len)
@@ -240,12 +243,15 @@ static void sniff_tx(struct sim *m, struct side *s, const struct dp_tx_pkt *p)
 
 	EXPECT(dp_hdr_load(p->hdr, DP_HDR_BYTES, &h) == DP_HDR_OK, "side %u: sends a bad header", s->id);
 	EXPECT(h.payload_len == p->payload_len, "side %u: payload_len disagrees", s->id);
-	tell("side %u: sends type %u epoch %08" PRIx32 " seq %" PRIu64 " msg %" PRIu32 " at %" PRIu32 " of %" PRIu32
-	     " flags %x", s->id, h.type, h.epoch, h.pkt_seq, h.msg_id, h.msg_offset, h.msg_len, h.flags);
+	tell("side %u: sends type %u epoch %08" PRIx32 " seq %" PRIu64 " msg %" PRIu32 " at %" PRIu32
+	     " of %" PRIu32 " flags %x",
+	     s->id, h.type, h.epoch, h.pkt_seq, h.msg_id, h.msg_offset, h.msg_len, h.flags);
 	if (h.type != DP_PKT_DATA && h.type != DP_PKT_PROBE && h.type != DP_PKT_KEEPALIVE)
 		return;
-	EXPECT(h.epoch == s->epoch, "side %u: sends in epoch %08" PRIx32 ", is in %08" PRIx32, s->id, h.epoch, s->epoch);
-	EXPECT(!s->any_seq || h.pkt_seq > s->last_seq, "side %u: packet number %" PRIu64 " used again", s->id, h.pkt_seq);
+	EXPECT(h.epoch == s->epoch, "side %u: sends in epoch %08" PRIx32 ", is in %08" PRIx32, s->id, h.epoch,
+	       s->epoch);
+	EXPECT(!s->any_seq || h.pkt_seq > s->last_seq, "side %u: packet number %" PRIu64 " used again", s->id,
+	       h.pkt_seq);
 	s->any_seq = true;
 	s->last_seq = h.pkt_seq;
 	if (h.type == DP_PKT_DATA)
@@ -280,7 +286,8 @@ static void app_done(struct side *s)
 	while (dp_link_tx_done(s->l, &t)) {
 		struct tx_buf *b = t.cookie;
 
-		EXPECT(b >= s->tx && b < s->tx + DP_LINK_MAX_INFLIGHT && b->used && b->data == t.data && b->len == t.len,
+		EXPECT(b >= s->tx && b < s->tx + DP_LINK_MAX_INFLIGHT && b->used && b->data == t.data &&
+			   b->len == t.len,
 		       "side %u: a message came back that was not out", s->id);
 		EXPECT(!t.failed || s->may_fail, "side %u: a message failed for no reason", s->id);
 		if (!t.failed) {
@@ -304,19 +311,20 @@ static void app_recv(struct sim *m, struct side *s)
 		struct held *h = NULL;
 
 		EXPECT(msg.epoch == s->epoch, "side %u: a message of another epoch", s->id);
-		EXPECT(msg.msg_id == s->received, "side %u: message %" PRIu32 " came, %" PRIu32 " was due", s->id, msg.msg_id,
-		       s->received);
-		EXPECT(msg.len == content_len(&r, s->cfg.max_msg_bytes), "side %u: message %" PRIu32 " has a wrong length",
+		EXPECT(msg.msg_id == s->received, "side %u: message %" PRIu32 " came, %" PRIu32 " was due",
+		       s->id, msg.msg_id, s->received);
+		EXPECT(msg.len == content_len(&r, s->cfg.max_msg_bytes),
+		       "side %u: message %" PRIu32 " has a wrong length", s->id, msg.msg_id);
+		EXPECT(content_same(r, msg.data, msg.len), "side %u: message %" PRIu32 " has a wrong content",
 		       s->id, msg.msg_id);
-		EXPECT(content_same(r, msg.data, msg.len), "side %u: message %" PRIu32 " has a wrong content", s->id,
-		       msg.msg_id);
-		EXPECT(msg.rx_first_ns <= msg.rx_done_ns && msg.rx_done_ns <= m->now_ns, "side %u: wrong times", s->id);
+		EXPECT(msg.rx_first_ns <= msg.rx_done_ns && msg.rx_done_ns <= m->now_ns,
+		       "side %u: wrong times", s->id);
 		s->received++;
 		for (uint32_t i = 0; i < s->cfg.rx_slots && h == NULL; i++)
 			if (!s->held[i].used)
 				h = &s->held[i];
 		EXPECT(h != NULL, "side %u: more messages than slots", s->id);
-		*h = (struct held){ msg, m->now_ns + rng_below(&s->rng, s->hold_ns + 1), true };
+		*h = (struct held){msg, m->now_ns + rng_below(&s->rng, s->hold_ns + 1), true};
 		tell("side %u: received %" PRIu32 ", %" PRIu32 " bytes%s", s->id, msg.msg_id, msg.len,
 		     msg.buf != NULL ? " in place" : "");
 	}
@@ -339,8 +347,8 @@ static uint64_t app_release(struct sim *m, struct side *s)
 		}
 		/* Nobody may have written to it meanwhile, whatever became of its epoch. */
 		content_len(&r, s->cfg.max_msg_bytes);
-		EXPECT(content_same(r, h->msg.data, h->msg.len), "side %u: held message %" PRIu32 " changed", s->id,
-		       h->msg.msg_id);
+		EXPECT(content_same(r, h->msg.data, h->msg.len), "side %u: held message %" PRIu32 " changed",
+		       s->id, h->msg.msg_id);
 		dp_link_release(s->l, &h->msg);
 		h->used = false;
 	}
@@ -349,7 +357,8 @@ static uint64_t app_release(struct sim *m, struct side *s)
 
 static void app_send(struct sim *m, struct side *s)
 {
-	while (m->now_ns >= s->next_send_ns && (s->acked + (s->sent - s->acked_epoch) < s->goal || s->epoch == 0)) {
+	while (m->now_ns >= s->next_send_ns &&
+	       (s->acked + (s->sent - s->acked_epoch) < s->goal || s->epoch == 0)) {
 		struct rng r = content_rng(s->epoch, s->id, s->sent);
 		struct tx_buf *b = NULL;
 		struct dp_tx_msg t;
@@ -364,7 +373,7 @@ static void app_send(struct sim *m, struct side *s)
 		b->data = malloc(b->len);
 		CHECK(b->data != NULL);
 		content_fill(r, b->data, b->len);
-		t = (struct dp_tx_msg){ .data = b->data, .len = b->len, .cookie = b };
+		t = (struct dp_tx_msg){.data = b->data, .len = b->len, .cookie = b};
 		rc = dp_link_send(s->l, &t, m->now_ns);
 		EXPECT(rc == 0, "side %u: send: %d with a free place", s->id, rc);
 		b->used = true;
@@ -379,7 +388,8 @@ static void side_rx(struct sim *m, struct side *s)
 {
 	for (uint32_t burst = 0; burst < 32 && s->inbox_head != s->inbox_tail; burst++) {
 		uint32_t at = s->inbox_head++ % INBOX;
-		struct dp_rx_pkt p = { .data = s->inbox[at].buf, .len = s->inbox[at].len, .buf = s->inbox[at].buf };
+		struct dp_rx_pkt p = {
+		    .data = s->inbox[at].buf, .len = s->inbox[at].len, .buf = s->inbox[at].buf};
 
 		CHECK(s->n_live < LIVE_MAX);
 		s->live[s->n_live++] = p.buf;
@@ -387,8 +397,8 @@ static void side_rx(struct sim *m, struct side *s)
 		sniff_rx(s, p.data, p.len);
 		dp_link_rx(s->l, &p, m->now_ns);
 		app_events(s);
-		EXPECT(s->n_live <= s->cfg.rx_slots, "side %u: holds %u port buffers with %u slots", s->id, s->n_live,
-		       s->cfg.rx_slots);
+		EXPECT(s->n_live <= s->cfg.rx_slots, "side %u: holds %u port buffers with %u slots", s->id,
+		       s->n_live, s->cfg.rx_slots);
 	}
 }
 
@@ -406,7 +416,8 @@ static void side_tx(struct sim *m, struct side *s)
 		}
 		app_events(s);
 	} while (k == n);
-	EXPECT(dp_link_deadline_ns(s->l, m->now_ns) > m->now_ns, "side %u: wants to send, but does not", s->id);
+	EXPECT(dp_link_deadline_ns(s->l, m->now_ns) > m->now_ns, "side %u: wants to send, but does not",
+	       s->id);
 }
 
 static void side_poll(struct sim *m, struct side *s)
@@ -457,7 +468,8 @@ static void fault_step(struct sim *m)
 {
 	struct side *s = &m->side[rng_below(&m->rng, 2)];
 
-	m->next_fault_ns = m->now_ns + (rng_chance(&m->rng, 0.4) ? rng_below(&m->rng, MS / 10) : rng_below(&m->rng, 15 * MS));
+	m->next_fault_ns = m->now_ns + (rng_chance(&m->rng, 0.4) ? rng_below(&m->rng, MS / 10)
+								 : rng_below(&m->rng, 15 * MS));
 	if (m->cuts && rng_chance(&m->rng, 0.5)) {
 		m->net.cut[s->id] = !m->net.cut[s->id];
 		if (rng_chance(&m->rng, 0.5))
@@ -563,7 +575,7 @@ static void setup_net(struct sim *m)
 
 static void setup_side(struct sim *m, uint8_t i, uint32_t max_msg)
 {
-	static const uint32_t mtus[] = { 9000, 3498, 1500, 576 };
+	static const uint32_t mtus[] = {9000, 3498, 1500, 576};
 	struct side *s = &m->side[i];
 	uint32_t c = m->class;
 
@@ -573,24 +585,26 @@ static void setup_side(struct sim *m, uint8_t i, uint32_t max_msg)
 	s->hold_ns = rng_below(&m->rng, c == 6 ? 20 * MS : m->restarts || m->cuts ? 3 * MS : 30000);
 	s->nap_ns = c == 11 ? 30 * MS : 0;
 	s->cfg = (struct dp_link_cfg){
-		.link_id = 7,
-		.side = i,
-		.mtu = mtus[rng_below(&m->rng, c == 11 || max_msg > 100000 ? 3 : 4)],
-		.max_msg_bytes = max_msg,
-		.rx_slots = c == 9 ? 1 + (uint32_t)rng_below(&m->rng, 2)
-				   : 1 + (uint32_t)rng_below(&m->rng, DP_LINK_MAX_INFLIGHT),
-		.window_bytes = c == 9 ? 8896 + (uint32_t)rng_below(&m->rng, 4000) : (uint32_t)rng_below(&m->rng, 2) * 65536,
-		.payload_crc = c == 4 || c == 5 || c == 8 || rng_chance(&m->rng, 0.5),
-		.allow_in_place = rng_chance(&m->rng, 0.5),
-		.topology_hash = 1,
-		.model_hash = 2,
-		.dead_silence_ns = c == 10 ? 0 : 400 * MS,
-		.self_name = i == 0 ? "west" : "east",
-		.peer_name = i == 0 ? "east" : "west",
-		.buf_free = buf_free,
-		.buf_free_ctx = s,
+	    .link_id = 7,
+	    .side = i,
+	    .mtu = mtus[rng_below(&m->rng, c == 11 || max_msg > 100000 ? 3 : 4)],
+	    .max_msg_bytes = max_msg,
+	    .rx_slots = c == 9 ? 1 + (uint32_t)rng_below(&m->rng, 2)
+			       : 1 + (uint32_t)rng_below(&m->rng, DP_LINK_MAX_INFLIGHT),
+	    .window_bytes =
+		c == 9 ? 8896 + (uint32_t)rng_below(&m->rng, 4000) : (uint32_t)rng_below(&m->rng, 2) * 65536,
+	    .payload_crc = c == 4 || c == 5 || c == 8 || rng_chance(&m->rng, 0.5),
+	    .allow_in_place = rng_chance(&m->rng, 0.5),
+	    .topology_hash = 1,
+	    .model_hash = 2,
+	    .dead_silence_ns = c == 10 ? 0 : 400 * MS,
+	    .self_name = i == 0 ? "west" : "east",
+	    .peer_name = i == 0 ? "east" : "west",
+	    .buf_free = buf_free,
+	    .buf_free_ctx = s,
 	};
-	s->down_until_ns = rng_below(&m->rng, 3) * rng_below(&m->rng, 5 * MS); /* either side may start first */
+	s->down_until_ns =
+	    rng_below(&m->rng, 3) * rng_below(&m->rng, 5 * MS); /* either side may start first */
 }
 
 /* A path that keeps the order and does not duplicate: nothing may be sent again in vain. */
@@ -602,8 +616,8 @@ static void check_thrift(const struct sim *m)
 		const uint64_t *count = dp_link_counters(m->side[i].l);
 
 		if (m->in_order)
-			EXPECT(count[DP_COUNTER_rx_dup_chunks] == 0, "side %d: got %" PRIu64 " chunks in vain", i,
-			       count[DP_COUNTER_rx_dup_chunks]);
+			EXPECT(count[DP_COUNTER_rx_dup_chunks] == 0,
+			       "side %d: got %" PRIu64 " chunks in vain", i, count[DP_COUNTER_rx_dup_chunks]);
 		if (clean)
 			EXPECT(count[DP_COUNTER_losses] == 0, "side %d: thinks %" PRIu64 " packets lost", i,
 			       count[DP_COUNTER_losses]);
@@ -619,7 +633,7 @@ static void totals_add(uint64_t totals[DP_COUNTER_COUNT], const struct sim *m)
 
 static void run(uint64_t seed, uint64_t totals[DP_COUNTER_COUNT])
 {
-	static const uint32_t maxes[] = { 64, 3000, 8256, 60000, 60000, 300000 };
+	static const uint32_t maxes[] = {64, 3000, 8256, 60000, 60000, 300000};
 	static struct sim sim;
 	struct sim *m = &sim;
 	uint32_t max_msg;
@@ -634,18 +648,21 @@ static void run(uint64_t seed, uint64_t totals[DP_COUNTER_COUNT])
 	max_msg = maxes[rng_below(&m->rng, 6)];
 	setup_side(m, 0, max_msg);
 	setup_side(m, 1, max_msg);
-	m->faults_end_ns = m->restarts || m->cuts ? 5 * MS + rng_below(&m->rng, m->cuts ? 600 * MS : 40 * MS) : 3000 * MS;
+	m->faults_end_ns =
+	    m->restarts || m->cuts ? 5 * MS + rng_below(&m->rng, m->cuts ? 600 * MS : 40 * MS) : 3000 * MS;
 	m->next_fault_ns = m->restarts || m->cuts ? rng_below(&m->rng, 2 * MS) : UINT64_MAX - 1;
 	if (!m->restarts && !m->cuts)
 		m->faults_end_ns = 10 * MS + rng_below(&m->rng, 100 * MS);
 	while (!finished(m)) {
 		step(m);
-		EXPECT(m->now_ns < m->faults_end_ns + (m->class <= 5 ? MEND_NS : 20000 * MS), "no progress: acked %u of %u and %u of %u",
-		       m->side[0].acked, m->side[0].goal, m->side[1].acked, m->side[1].goal);
+		EXPECT(m->now_ns < m->faults_end_ns + (m->class <= 5 ? MEND_NS : 20000 * MS),
+		       "no progress: acked %u of %u and %u of %u", m->side[0].acked, m->side[0].goal,
+		       m->side[1].acked, m->side[1].goal);
 	}
 	for (int i = 0; i < 2; i++)
-		EXPECT(m->side[i].acked_epoch == m->side[1 - i].received, "side %d: %u acknowledged, %u received", i,
-		       m->side[i].acked_epoch, m->side[1 - i].received);
+		EXPECT(m->side[i].acked_epoch == m->side[1 - i].received,
+		       "side %d: %u acknowledged, %u received", i, m->side[i].acked_epoch,
+		       m->side[1 - i].received);
 	check_thrift(m);
 	totals_add(totals, m);
 	side_destroy(&m->side[0]);
@@ -654,7 +671,7 @@ static void run(uint64_t seed, uint64_t totals[DP_COUNTER_COUNT])
 
 int main(int argc, char **argv)
 {
-	uint64_t totals[DP_COUNTER_COUNT] = { 0 };
+	uint64_t totals[DP_COUNTER_COUNT] = {0};
 	uint64_t first = 1, n = 1200;
 	clock_t start = clock();
 

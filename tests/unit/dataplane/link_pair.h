@@ -21,9 +21,9 @@
 #include "dataplane/link.h"
 #include "dataplane/wire.h"
 
-#define US           1000ull
-#define MS           1000000ull
-#define PAIR_QUEUE   1024u
+#define US         1000ull
+#define MS         1000000ull
+#define PAIR_QUEUE 1024u
 
 struct pair_pkt {
 	uint8_t *data;
@@ -55,21 +55,21 @@ static inline void pair_defaults(struct pair *p)
 	p->now_ns = 1000 * MS;
 	for (int i = 0; i < 2; i++)
 		p->cfg[i] = (struct dp_link_cfg){
-			.link_id = 3,
-			.peer = (uint16_t)(5 + i),
-			.side = (uint8_t)i,
-			.mtu = 1500,
-			.max_msg_bytes = 100000,
-			.rx_slots = 8,
-			.payload_crc = true,
-			.topology_hash = 0x1111,
-			.model_hash = 0x2222,
-			.block_first = (uint32_t)(4 * i),
-			.block_last = (uint32_t)(4 * i + 3),
-			.self_name = i == 0 ? "west" : "east",
-			.peer_name = i == 0 ? "east" : "west",
-			.buf_free = pair_buf_free,
-			.buf_free_ctx = p,
+		    .link_id = 3,
+		    .peer = (uint16_t)(5 + i),
+		    .side = (uint8_t)i,
+		    .mtu = 1500,
+		    .max_msg_bytes = 100000,
+		    .rx_slots = 8,
+		    .payload_crc = true,
+		    .topology_hash = 0x1111,
+		    .model_hash = 0x2222,
+		    .block_first = (uint32_t)(4 * i),
+		    .block_last = (uint32_t)(4 * i + 3),
+		    .self_name = i == 0 ? "west" : "east",
+		    .peer_name = i == 0 ? "east" : "west",
+		    .buf_free = pair_buf_free,
+		    .buf_free_ctx = p,
 		};
 }
 
@@ -77,7 +77,9 @@ static inline void pair_start(struct pair *p, int side, uint64_t incarnation)
 {
 	struct ps_err err;
 
-	assert_int_equal(dp_link_create(&p->cfg[side], incarnation, incarnation * 77 + 1, p->now_ns, &p->l[side], &err), 0);
+	assert_int_equal(
+	    dp_link_create(&p->cfg[side], incarnation, incarnation * 77 + 1, p->now_ns, &p->l[side], &err),
+	    0);
 }
 
 static inline void pair_drop(struct pair *p, int side)
@@ -125,7 +127,7 @@ static inline uint32_t pair_pump(struct pair *p, int side)
 static inline void pair_inject(struct pair *p, int side, const void *data, uint32_t len)
 {
 	uint8_t *copy = malloc(len > 0 ? len : 1);
-	struct dp_rx_pkt pkt = { .data = copy, .len = len, .buf = copy };
+	struct dp_rx_pkt pkt = {.data = copy, .len = len, .buf = copy};
 
 	assert_non_null(copy);
 	memcpy(copy, data, len);
@@ -137,7 +139,7 @@ static inline void pair_inject(struct pair *p, int side, const void *data, uint3
 static inline void pair_deliver_one(struct pair *p, int side, uint32_t i)
 {
 	struct pair_pkt q = p->queue[side][i];
-	struct dp_rx_pkt pkt = { .data = q.data, .len = q.len, .buf = q.data };
+	struct dp_rx_pkt pkt = {.data = q.data, .len = q.len, .buf = q.data};
 
 	assert_true(i < p->n[side]);
 	memmove(&p->queue[side][i], &p->queue[side][i + 1], (--p->n[side] - i) * sizeof(q));
@@ -231,7 +233,7 @@ static inline uint64_t pair_count(const struct pair *p, int side, enum dp_counte
 
 static inline void pair_send(struct pair *p, int side, const void *data, uint32_t len)
 {
-	struct dp_tx_msg t = { .data = data, .len = len, .cookie = p };
+	struct dp_tx_msg t = {.data = data, .len = len, .cookie = p};
 
 	assert_int_equal(dp_link_send(p->l[side], &t, p->now_ns), 0);
 }

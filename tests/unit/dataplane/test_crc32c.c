@@ -48,7 +48,8 @@ static uint32_t bitwise(const uint8_t *p, size_t n)
 
 static void both_equal_the_definition(void **state)
 {
-	static const size_t lens[] = { 0, 1, 7, 8, 9, 44, 48, 383, 384, 385, 1408, 3071, 3072, 3073, 8191, 8192, 8896, 19000 };
+	static const size_t lens[] = {0,   1,    7,    8,    9,    44,   48,   383,  384,
+				      385, 1408, 3071, 3072, 3073, 8191, 8192, 8896, 19000};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(lens) / sizeof(lens[0]); i++)
@@ -69,13 +70,15 @@ static void continues(void **state)
 	(void)state;
 	for (size_t cut = 0; cut < sizeof(data); cut += 997) {
 		assert_int_equal(dp_crc32c(dp_crc32c(0, data, cut), data + cut, sizeof(data) - cut), whole);
-		assert_int_equal(dp_crc32c_portable(dp_crc32c_portable(0, data, cut), data + cut, sizeof(data) - cut), whole);
+		assert_int_equal(
+		    dp_crc32c_portable(dp_crc32c_portable(0, data, cut), data + cut, sizeof(data) - cut),
+		    whole);
 	}
 }
 
 static void bench(void)
 {
-	static const size_t lens[] = { 44, 1408, 8192 };
+	static const size_t lens[] = {44, 1408, 8192};
 	uint32_t c = 0;
 
 	for (size_t i = 0; i < 3; i++)
@@ -86,12 +89,13 @@ static void bench(void)
 				uint64_t t = ps_now_ns();
 
 				for (int k = 0; k < 200; k++)
-					c = hw ? dp_crc32c(c, data, lens[i]) : dp_crc32c_portable(c, data, lens[i]);
+					c = hw ? dp_crc32c(c, data, lens[i])
+					       : dp_crc32c_portable(c, data, lens[i]);
 				t = ps_now_ns() - t;
 				best = t < best ? t : best;
 			}
-			printf("crc32c %-8s %5zu B: %7.1f ns (best of 50)\n", hw ? dp_crc32c_impl() : "portable", lens[i],
-			       (double)best / 200);
+			printf("crc32c %-8s %5zu B: %7.1f ns (best of 50)\n",
+			       hw ? dp_crc32c_impl() : "portable", lens[i], (double)best / 200);
 		}
 	printf("(%08x)\n", c);
 }
@@ -99,9 +103,9 @@ static void bench(void)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(known_values),
-		cmocka_unit_test(both_equal_the_definition),
-		cmocka_unit_test(continues),
+	    cmocka_unit_test(known_values),
+	    cmocka_unit_test(both_equal_the_definition),
+	    cmocka_unit_test(continues),
 	};
 
 	srand(1);

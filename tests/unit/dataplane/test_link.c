@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Messages on a sound wire: order, credit, buffers, what an ACK says and when. --bench: cost of a round trip. */
+/* Messages on a sound wire: order, credit, buffers, what an ACK says and when. --bench: cost of a round trip.
+ */
 #include <errno.h>
 #include <stdio.h>
 
@@ -11,7 +12,7 @@ static uint8_t data[100000];
 
 static void sizes_and_order(void **state)
 {
-	static const uint32_t sizes[] = { 1, 63, 1407, 1408, 1409, 2816, 30000, 100000 };
+	static const uint32_t sizes[] = {1, 63, 1407, 1408, 1409, 2816, 30000, 100000};
 
 	(void)state;
 	pair_defaults(&pr);
@@ -49,7 +50,7 @@ static void chunks_in_any_order(void **state)
 
 static void send_errors(void **state)
 {
-	struct dp_tx_msg t = { .data = data, .len = 10 };
+	struct dp_tx_msg t = {.data = data, .len = 10};
 
 	(void)state;
 	pair_defaults(&pr);
@@ -202,7 +203,7 @@ static void misaligned_is_copied(void **state)
 	pair_up(&pr);
 	pair_send(&pr, 0, data, 500);
 	pair_pump(&pr, 0);
-	pkt = (struct dp_rx_pkt){ .data = copy + 1, .len = pr.queue[1][0].len, .buf = copy };
+	pkt = (struct dp_rx_pkt){.data = copy + 1, .len = pr.queue[1][0].len, .buf = copy};
 	memcpy(copy + 1, pr.queue[1][0].data, pkt.len);
 	pair_drop(&pr, 1);
 	pr.bufs_out++;
@@ -237,7 +238,8 @@ static void slots_of_the_caller(void **state)
 	pair_fini(&pr);
 }
 
-/* ACKs at the 16th packet, at a message's end, at a gap, else after 10 us; never before data of the same call. */
+/* ACKs at the 16th packet, at a message's end, at a gap, else after 10 us; never before data of the same
+ * call. */
 static void when_acks_go(void **state)
 {
 	struct dp_hdr h;
@@ -338,7 +340,8 @@ static void events_are_bounded(void **state)
 	pair_fini(&pr);
 }
 
-/* Ids and serials wrap at 2^32; 70,000 messages at least pass 16-bit bounds and the tables' edges many times. */
+/* Ids and serials wrap at 2^32; 70,000 messages at least pass 16-bit bounds and the tables' edges many times.
+ */
 static void many_messages(void **state)
 {
 	struct dp_tx_msg t;
@@ -385,7 +388,7 @@ static void bench_move(struct bench *b, int from, uint64_t now)
 
 	for (uint32_t i = 0; i < k; i++) {
 		uint8_t *to = b->bytes[from][i];
-		struct dp_rx_pkt pkt = { .data = to, .len = DP_HDR_BYTES + pkts[i].payload_len, .buf = to };
+		struct dp_rx_pkt pkt = {.data = to, .len = DP_HDR_BYTES + pkts[i].payload_len, .buf = to};
 
 		memcpy(to, pkts[i].hdr, DP_HDR_BYTES);
 		if (bench_moves_bytes || pkts[i].payload_len < 1000)
@@ -400,7 +403,7 @@ static uint64_t bench_round(struct bench *b, uint32_t size, uint32_t rounds)
 
 	for (uint32_t i = 0; i < rounds; i++)
 		for (int side = 0; side < 2; side++) {
-			struct dp_tx_msg t = { .data = data, .len = size };
+			struct dp_tx_msg t = {.data = data, .len = size};
 			struct dp_msg m;
 
 			now = ps_now_ns(); /* as a poll loop does, once an iteration */
@@ -425,8 +428,14 @@ static void bench(uint32_t size, bool crc, bool moves)
 	bench_moves_bytes = moves;
 	for (int i = 0; i < 2; i++) {
 		struct dp_link_cfg c = {
-			.side = (uint8_t)i, .mtu = 9000, .max_msg_bytes = 65536, .rx_slots = 8, .payload_crc = crc,
-			.allow_in_place = true, .buf_free = bench_free, .dead_silence_ns = 1ull << 40,
+		    .side = (uint8_t)i,
+		    .mtu = 9000,
+		    .max_msg_bytes = 65536,
+		    .rx_slots = 8,
+		    .payload_crc = crc,
+		    .allow_in_place = true,
+		    .buf_free = bench_free,
+		    .dead_silence_ns = 1ull << 40,
 		};
 
 		CHECK(dp_link_create(&c, (uint64_t)i + 1, 1, now, &b->l[i], &err) == 0);
@@ -439,7 +448,8 @@ static void bench(uint32_t size, bool crc, bool moves)
 
 		best = t < best ? t : best;
 	}
-	printf("link, %5u B, payload crc %-3s, bytes %-9s: %6.1f ns a message one way (send, DATA, deliver, ACK, done; best of 20)\n",
+	printf("link, %5u B, payload crc %-3s, bytes %-9s: %6.1f ns a message one way (send, DATA, deliver, "
+	       "ACK, done; best of 20)\n",
 	       size, crc ? "on" : "off", moves ? "copied" : "not moved", (double)best / 40000);
 	dp_link_destroy(b->l[0]);
 	dp_link_destroy(b->l[1]);
@@ -448,19 +458,13 @@ static void bench(uint32_t size, bool crc, bool moves)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(sizes_and_order),
-		cmocka_unit_test(chunks_in_any_order),
-		cmocka_unit_test(send_errors),
-		cmocka_unit_test(slots_are_credit),
-		cmocka_unit_test(window_is_credit),
-		cmocka_unit_test(beyond_credit_is_dropped),
-		cmocka_unit_test(in_place_buffers),
-		cmocka_unit_test(misaligned_is_copied),
-		cmocka_unit_test(slots_of_the_caller),
-		cmocka_unit_test(when_acks_go),
-		cmocka_unit_test(ack_contents),
-		cmocka_unit_test(events_are_bounded),
-		cmocka_unit_test(many_messages),
+	    cmocka_unit_test(sizes_and_order),     cmocka_unit_test(chunks_in_any_order),
+	    cmocka_unit_test(send_errors),         cmocka_unit_test(slots_are_credit),
+	    cmocka_unit_test(window_is_credit),    cmocka_unit_test(beyond_credit_is_dropped),
+	    cmocka_unit_test(in_place_buffers),    cmocka_unit_test(misaligned_is_copied),
+	    cmocka_unit_test(slots_of_the_caller), cmocka_unit_test(when_acks_go),
+	    cmocka_unit_test(ack_contents),        cmocka_unit_test(events_are_bounded),
+	    cmocka_unit_test(many_messages),
 	};
 
 	for (size_t i = 0; i < sizeof(data); i++)

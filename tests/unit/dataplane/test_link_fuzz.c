@@ -76,14 +76,19 @@ static void random_bytes(void **state)
 /* A value near a bound more often than not. */
 static uint64_t odd_value(uint64_t was)
 {
-	static const uint64_t bounds[] = { 0, 1, 63, 64, 255, 256, 448, 1407, 1408, 1409, 59999, 60000, 60001, 65535,
-					   1u << 30, 0x7fffffff, 0x80000000, 0xffffffff, UINT64_MAX };
+	static const uint64_t bounds[] = {
+	    0,     1,     63,    64,    255,      256,        448,        1407,       1408,      1409,
+	    59999, 60000, 60001, 65535, 1u << 30, 0x7fffffff, 0x80000000, 0xffffffff, UINT64_MAX};
 
 	switch (rnd(4)) {
-	case 0: return was + rnd(5) - 2;
-	case 1: return was ^ 1ull << rnd(64);
-	case 2: return bounds[rnd(sizeof(bounds) / sizeof(bounds[0]))];
-	default: return (uint64_t)rnd(UINT32_MAX) << 32 | rnd(UINT32_MAX);
+	case 0:
+		return was + rnd(5) - 2;
+	case 1:
+		return was ^ 1ull << rnd(64);
+	case 2:
+		return bounds[rnd(sizeof(bounds) / sizeof(bounds[0]))];
+	default:
+		return (uint64_t)rnd(UINT32_MAX) << 32 | rnd(UINT32_MAX);
 	}
 }
 
@@ -96,17 +101,39 @@ static void forge(uint8_t *pkt, uint32_t *len)
 		return;
 	for (uint32_t n = 1 + rnd(2); n > 0; n--)
 		switch (rnd(13)) {
-		case 0: h.type = (uint8_t)rnd(9); break;
-		case 1: h.flags = (uint16_t)odd_value(h.flags); break;
-		case 2: h.payload_len = (uint16_t)odd_value(h.payload_len); break;
-		case 3: h.epoch = (uint32_t)odd_value(h.epoch); break;
-		case 4: h.link = (uint16_t)odd_value(h.link); break;
-		case 5: h.seq_base_delta = (uint16_t)odd_value(h.seq_base_delta); break;
-		case 6: h.pkt_seq = odd_value(h.pkt_seq); break;
-		case 7: h.msg_id = (uint32_t)odd_value(h.msg_id); break;
-		case 8: h.msg_offset = (uint32_t)odd_value(h.msg_offset); break;
-		case 9: h.msg_len = (uint32_t)odd_value(h.msg_len); break;
-		case 10: h.tx_time_ns = (uint32_t)odd_value(h.tx_time_ns); break;
+		case 0:
+			h.type = (uint8_t)rnd(9);
+			break;
+		case 1:
+			h.flags = (uint16_t)odd_value(h.flags);
+			break;
+		case 2:
+			h.payload_len = (uint16_t)odd_value(h.payload_len);
+			break;
+		case 3:
+			h.epoch = (uint32_t)odd_value(h.epoch);
+			break;
+		case 4:
+			h.link = (uint16_t)odd_value(h.link);
+			break;
+		case 5:
+			h.seq_base_delta = (uint16_t)odd_value(h.seq_base_delta);
+			break;
+		case 6:
+			h.pkt_seq = odd_value(h.pkt_seq);
+			break;
+		case 7:
+			h.msg_id = (uint32_t)odd_value(h.msg_id);
+			break;
+		case 8:
+			h.msg_offset = (uint32_t)odd_value(h.msg_offset);
+			break;
+		case 9:
+			h.msg_len = (uint32_t)odd_value(h.msg_len);
+			break;
+		case 10:
+			h.tx_time_ns = (uint32_t)odd_value(h.tx_time_ns);
+			break;
 		case 11:
 			if (*len > DP_HDR_BYTES)
 				pkt[DP_HDR_BYTES + rnd(*len - DP_HDR_BYTES)] ^= (uint8_t)(1 + rnd(255));
@@ -151,14 +178,16 @@ static void traffic(uint64_t seed, uint32_t turns, bool forged)
 	}
 	for (uint32_t turn = 0; turn < turns; turn++) {
 		for (int side = 0; side < 2; side++) {
-			struct dp_tx_msg t = { .data = data, .len = 1 + (rnd(4) == 0 ? rnd(60000) : rnd(1400)) };
+			struct dp_tx_msg t = {.data = data,
+					      .len = 1 + (rnd(4) == 0 ? rnd(60000) : rnd(1400))};
 
 			if (rnd(3) == 0 && dp_link_send(pr.l[side], &t, pr.now_ns) == 0)
 				assert_true(dp_link_state(pr.l[side]) == DP_LINK_ESTABLISHED);
 			pair_pump(&pr, side);
 			for (uint32_t k = 0; k < pr.n[1 - side]; k++)
 				if (rnd(3) == 0)
-					fuzz_packet(1 - side, &pr.queue[1 - side][k], forged ? 2 + rnd(2) : rnd(2));
+					fuzz_packet(1 - side, &pr.queue[1 - side][k],
+						    forged ? 2 + rnd(2) : rnd(2));
 			pair_deliver(&pr, 1 - side);
 			drain(1 - side);
 			assert_true(pr.bufs_out <= pr.cfg[0].rx_slots + pr.cfg[1].rx_slots);
@@ -199,16 +228,16 @@ static void every_reason_counts(void **state)
 	pair_pump(&pr, 0);
 	memcpy(good, pr.queue[1][0].data, sizeof(good));
 	dp_hdr_load(good, sizeof(good), &h0);
-#define DROPS(counter, length, ...)                                                        \
-	do {                                                                               \
-		uint64_t was = pair_count(&pr, 1, DP_COUNTER_##counter), all = drops(1);   \
-		memcpy(pkt, good, sizeof(pkt));                                            \
-		h = h0;                                                                    \
-		__VA_ARGS__;                                                               \
-		dp_hdr_store(pkt, &h);                                                     \
-		pair_inject(&pr, 1, pkt, length);                                          \
-		assert_int_equal(pair_count(&pr, 1, DP_COUNTER_##counter), was + 1);       \
-		assert_int_equal(drops(1), all + 1);                                       \
+#define DROPS(counter, length, ...)                                                                          \
+	do {                                                                                                 \
+		uint64_t was = pair_count(&pr, 1, DP_COUNTER_##counter), all = drops(1);                     \
+		memcpy(pkt, good, sizeof(pkt));                                                              \
+		h = h0;                                                                                      \
+		__VA_ARGS__;                                                                                 \
+		dp_hdr_store(pkt, &h);                                                                       \
+		pair_inject(&pr, 1, pkt, length);                                                            \
+		assert_int_equal(pair_count(&pr, 1, DP_COUNTER_##counter), was + 1);                         \
+		assert_int_equal(drops(1), all + 1);                                                         \
 	} while (0)
 	DROPS(drop_short, 47, (void)0);
 	DROPS(drop_magic, sizeof(pkt), h.magic = 0x5351);
@@ -243,10 +272,10 @@ static void every_reason_counts(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(every_reason_counts),
-		cmocka_unit_test(random_bytes),
-		cmocka_unit_test(damaged_packets),
-		cmocka_unit_test(forged_packets),
+	    cmocka_unit_test(every_reason_counts),
+	    cmocka_unit_test(random_bytes),
+	    cmocka_unit_test(damaged_packets),
+	    cmocka_unit_test(forged_packets),
 	};
 
 	for (size_t i = 0; i < sizeof(data); i++)

@@ -13,13 +13,13 @@ static void configuration_errors(void **state)
 	struct ps_err err;
 
 	(void)state;
-#define REFUSES(field, value, text)                                                     \
-	do {                                                                            \
-		pair_defaults(&pr);                                                     \
-		pr.cfg[0].field = value;                                                \
-		assert_int_equal(dp_link_create(&pr.cfg[0], 1, 1, 0, &l, &err), -EINVAL); \
-		assert_null(l);                                                         \
-		assert_non_null(strstr(err.msg, text));                                 \
+#define REFUSES(field, value, text)                                                                          \
+	do {                                                                                                 \
+		pair_defaults(&pr);                                                                          \
+		pr.cfg[0].field = value;                                                                     \
+		assert_int_equal(dp_link_create(&pr.cfg[0], 1, 1, 0, &l, &err), -EINVAL);                    \
+		assert_null(l);                                                                              \
+		assert_non_null(strstr(err.msg, text));                                                      \
 	} while (0)
 	REFUSES(buf_free, NULL, "buf_free");
 	REFUSES(side, 2, "side is 2");
@@ -130,8 +130,10 @@ static void refuses(const char *what, const char *west_text, const char *east_te
 		assert_non_null(strstr(ev.text, east_text));
 		assert_false(dp_link_event(pr.l[i], &ev)); /* said once, though tried again and again */
 		assert_int_equal(pair_count(&pr, i, DP_COUNTER_refusals), 1);
-		assert_int_equal(dp_link_send(pr.l[i], &(struct dp_tx_msg){ .data = (const uint8_t *)"x", .len = 1 },
-					      pr.now_ns), -ENOTCONN);
+		assert_int_equal(dp_link_send(pr.l[i],
+					      &(struct dp_tx_msg){.data = (const uint8_t *)"x", .len = 1},
+					      pr.now_ns),
+				 -ENOTCONN);
 	}
 }
 
@@ -289,8 +291,12 @@ static void old_hellos_change_nothing(void **state)
 
 static void resets_are_limited_and_harmless(void **state)
 {
-	struct dp_hdr h = { .magic = DP_WIRE_MAGIC, .version = 1, .type = DP_PKT_KEEPALIVE, .link = 3, .epoch = 0x12345678,
-			    .flags = DP_F_SIDE1 };
+	struct dp_hdr h = {.magic = DP_WIRE_MAGIC,
+			   .version = 1,
+			   .type = DP_PKT_KEEPALIVE,
+			   .link = 3,
+			   .epoch = 0x12345678,
+			   .flags = DP_F_SIDE1};
 	uint8_t stray[DP_HDR_BYTES];
 	struct dp_link_event ev;
 	uint32_t resets = 0;
@@ -343,7 +349,9 @@ static void silence_is_death_and_the_peer_may_return(void **state)
 	pair_defaults(&pr);
 	pair_up(&pr);
 	pair_run(&pr, pr.now_ns + 1000 * MS); /* idle, but alive: keepalives */
-	assert_true(pair_count(&pr, 0, DP_COUNTER_tx_keepalives) + pair_count(&pr, 1, DP_COUNTER_tx_keepalives) >= 20);
+	assert_true(pair_count(&pr, 0, DP_COUNTER_tx_keepalives) +
+			pair_count(&pr, 1, DP_COUNTER_tx_keepalives) >=
+		    20);
 	assert_int_equal(pair_count(&pr, 0, DP_COUNTER_peer_deaths), 0);
 	pair_send(&pr, 0, "lost", 5);
 	start = pr.now_ns;
@@ -401,7 +409,8 @@ static void a_pause_is_not_death(void **state)
 	pair_up(&pr);
 	pair_run(&pr, pr.now_ns + 10 * MS);
 	pair_send(&pr, 0, "x", 2);
-	for (uint64_t end = pr.now_ns + 20 * MS; pr.now_ns < end; pr.now_ns = dp_link_deadline_ns(pr.l[0], pr.now_ns))
+	for (uint64_t end = pr.now_ns + 20 * MS; pr.now_ns < end;
+	     pr.now_ns = dp_link_deadline_ns(pr.l[0], pr.now_ns))
 		pair_pump(&pr, 0);
 	assert_int_equal(dp_link_state(pr.l[0]), DP_LINK_ESTABLISHED);
 	assert_true(pair_count(&pr, 0, DP_COUNTER_rtos) >= 4);
@@ -437,19 +446,19 @@ static void smaller_mtu_and_either_crc(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(configuration_errors),
-		cmocka_unit_test(either_starts_first),
-		cmocka_unit_test(both_at_once_and_each_hello_lost),
-		cmocka_unit_test(hello_backs_off),
-		cmocka_unit_test(refusals_name_both_values),
-		cmocka_unit_test(refuses_another_version),
-		cmocka_unit_test(restart_ends_the_epoch),
-		cmocka_unit_test(old_hellos_change_nothing),
-		cmocka_unit_test(resets_are_limited_and_harmless),
-		cmocka_unit_test(silence_is_death_and_the_peer_may_return),
-		cmocka_unit_test(one_sided_death),
-		cmocka_unit_test(a_pause_is_not_death),
-		cmocka_unit_test(smaller_mtu_and_either_crc),
+	    cmocka_unit_test(configuration_errors),
+	    cmocka_unit_test(either_starts_first),
+	    cmocka_unit_test(both_at_once_and_each_hello_lost),
+	    cmocka_unit_test(hello_backs_off),
+	    cmocka_unit_test(refusals_name_both_values),
+	    cmocka_unit_test(refuses_another_version),
+	    cmocka_unit_test(restart_ends_the_epoch),
+	    cmocka_unit_test(old_hellos_change_nothing),
+	    cmocka_unit_test(resets_are_limited_and_harmless),
+	    cmocka_unit_test(silence_is_death_and_the_peer_may_return),
+	    cmocka_unit_test(one_sided_death),
+	    cmocka_unit_test(a_pause_is_not_death),
+	    cmocka_unit_test(smaller_mtu_and_either_crc),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -136,7 +136,8 @@ static void reordering_is_tolerated(void **state)
 	pr.now_ns += RTT / 2;
 	pair_deliver(&pr, 0);
 	assert_int_equal(pair_pump(&pr, 0), 0);
-	assert_in_range(dp_link_deadline_ns(pr.l[0], pr.now_ns), pr.now_ns, pr.now_ns + RTT / 2); /* SRTT/4 of grace */
+	assert_in_range(dp_link_deadline_ns(pr.l[0], pr.now_ns), pr.now_ns,
+			pr.now_ns + RTT / 2); /* SRTT/4 of grace */
 	pr.queue[1][0] = late;
 	pr.n[1] = 1;
 	pair_deliver(&pr, 1);
@@ -306,15 +307,15 @@ static void a_slow_peer_is_not_flooded(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(tail_probe_then_doubling_timeouts),
-		cmocka_unit_test(timeouts_never_exceed_50_ms),
-		cmocka_unit_test(lost_tail_costs_one_probe),
-		cmocka_unit_test(reordering_is_tolerated),
-		cmocka_unit_test(spurious_retransmissions_teach),
-		cmocka_unit_test(duplicates_are_not_retransmissions),
-		cmocka_unit_test(lost_acks_do_no_harm),
-		cmocka_unit_test(forged_acks_are_dropped),
-		cmocka_unit_test(a_slow_peer_is_not_flooded),
+	    cmocka_unit_test(tail_probe_then_doubling_timeouts),
+	    cmocka_unit_test(timeouts_never_exceed_50_ms),
+	    cmocka_unit_test(lost_tail_costs_one_probe),
+	    cmocka_unit_test(reordering_is_tolerated),
+	    cmocka_unit_test(spurious_retransmissions_teach),
+	    cmocka_unit_test(duplicates_are_not_retransmissions),
+	    cmocka_unit_test(lost_acks_do_no_harm),
+	    cmocka_unit_test(forged_acks_are_dropped),
+	    cmocka_unit_test(a_slow_peer_is_not_flooded),
 	};
 
 	for (size_t i = 0; i < sizeof(data); i++)

@@ -15,19 +15,31 @@
 static void header_bytes(void **state)
 {
 	static const uint8_t want[44] = {
-		0x50, 0x53, 0x01, 0x03, 0x05, 0x00, 0x34, 0x12,  /* magic, version, type, flags, payload_len */
-		0x78, 0x56, 0x34, 0x12, 0x07, 0x00, 0x09, 0x00,  /* epoch, link, seq_base_delta */
-		0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11,  /* pkt_seq */
-		0xa4, 0xa3, 0xa2, 0xa1, 0xb4, 0xb3, 0xb2, 0xb1,  /* msg_id, msg_offset */
-		0xc4, 0xc3, 0xc2, 0xc1, 0xd4, 0xd3, 0xd2, 0xd1,  /* msg_len, tx_time_ns */
-		0xe4, 0xe3, 0xe2, 0xe1,                          /* payload_crc32c */
+	    0x50, 0x53, 0x01, 0x03, 0x05, 0x00, 0x34, 0x12, /* magic, version, type, flags, payload_len */
+	    0x78, 0x56, 0x34, 0x12, 0x07, 0x00, 0x09, 0x00, /* epoch, link, seq_base_delta */
+	    0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, /* pkt_seq */
+	    0xa4, 0xa3, 0xa2, 0xa1, 0xb4, 0xb3, 0xb2, 0xb1, /* msg_id, msg_offset */
+	    0xc4, 0xc3, 0xc2, 0xc1, 0xd4, 0xd3, 0xd2, 0xd1, /* msg_len, tx_time_ns */
+	    0xe4, 0xe3, 0xe2, 0xe1,                         /* payload_crc32c */
 	};
-	struct dp_hdr h = {
-		.magic = DP_WIRE_MAGIC, .version = 1, .type = DP_PKT_DATA, .flags = DP_F_LAST | DP_F_PAYLOAD_CRC,
-		.payload_len = 0x1234, .epoch = 0x12345678, .link = 7, .seq_base_delta = 9, .pkt_seq = 0x1122334455667788,
-		.msg_id = 0xa1a2a3a4, .msg_offset = 0xb1b2b3b4, .msg_len = 0xc1c2c3c4, .tx_time_ns = 0xd1d2d3d4,
-		.payload_crc32c = 0xe1e2e3e4,
-	}, back;
+	struct dp_hdr h =
+			  {
+			      .magic = DP_WIRE_MAGIC,
+			      .version = 1,
+			      .type = DP_PKT_DATA,
+			      .flags = DP_F_LAST | DP_F_PAYLOAD_CRC,
+			      .payload_len = 0x1234,
+			      .epoch = 0x12345678,
+			      .link = 7,
+			      .seq_base_delta = 9,
+			      .pkt_seq = 0x1122334455667788,
+			      .msg_id = 0xa1a2a3a4,
+			      .msg_offset = 0xb1b2b3b4,
+			      .msg_len = 0xc1c2c3c4,
+			      .tx_time_ns = 0xd1d2d3d4,
+			      .payload_crc32c = 0xe1e2e3e4,
+			  },
+		      back;
 	uint8_t out[DP_HDR_BYTES];
 	uint32_t crc = dp_crc32c_portable(0, want, 44);
 
@@ -42,7 +54,7 @@ static void header_bytes(void **state)
 
 static void header_damage(void **state)
 {
-	struct dp_hdr h = { .magic = DP_WIRE_MAGIC, .version = 1, .type = DP_PKT_ACK, .pkt_seq = 42 }, back;
+	struct dp_hdr h = {.magic = DP_WIRE_MAGIC, .version = 1, .type = DP_PKT_ACK, .pkt_seq = 42}, back;
 	uint8_t out[DP_HDR_BYTES];
 
 	(void)state;
@@ -116,8 +128,9 @@ static void counters_described(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(header_bytes),   cmocka_unit_test(header_damage), cmocka_unit_test(hello_round_trip),
-		cmocka_unit_test(ack_round_trip), cmocka_unit_test(chunks),        cmocka_unit_test(counters_described),
+	    cmocka_unit_test(header_bytes),     cmocka_unit_test(header_damage),
+	    cmocka_unit_test(hello_round_trip), cmocka_unit_test(ack_round_trip),
+	    cmocka_unit_test(chunks),           cmocka_unit_test(counters_described),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
