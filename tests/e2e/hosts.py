@@ -4,6 +4,7 @@
 import contextlib
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -77,31 +78,38 @@ def check_no_hugepages(expected):
             raise h.Failed(f'stderr does not say {word!r}: {err[-1000:]}')
 
 
-def check_ordinary_user(expected):
-    """As an ordinary user it works over memif."""
+@contextlib.contextmanager
+def ordinary_user():
+    """(prefix that becomes an ordinary user, options of Run): the program and its data in a
+    folder of that user's, as the tree may lie where only root may look."""
     if os.geteuid() != 0:
         raise h.Skipped('this whole test runs as an ordinary user')
     if not shutil.which('setpriv'):
         raise h.Skipped('setpriv is not installed')
-    prefix = ['setpriv', f'--reuid={NOBODY}', f'--regid={NOBODY}', '--clear-groups', '--no-new-privs']
     with tempfile.TemporaryDirectory() as home:
-        os.chown(home, NOBODY, NOBODY)
-        if h.subprocess.run([*prefix, 'test', '-x', h.PENSTOCK], check=False).returncode != 0:
-            raise h.Skipped(f'user {NOBODY} may not execute {h.PENSTOCK}')
-        with runs.nothing_left():
-            out, err = runs.run(*OPTIONS, prefix=prefix, env={'HOME': home, 'XDG_RUNTIME_DIR': home})
-            check_text(out, expected)
-    return out, err
+        for folder in ('topology', 'models'):
+            shutil.copytree(os.path.join(h.ROOT, folder), os.path.join(home, folder))
+        os.mkdir(os.path.join(home, 'bin'))
+        program = shutil.copy(h.PENSTOCK, os.path.join(home, 'bin'))
+        subprocess.run(['chown', '-R', f'{NOBODY}:{NOBODY}', home], check=True)
+        yield {'prefix': ['setpriv', f'--reuid={NOBODY}', f'--regid={NOBODY}', '--clear-groups', '--no-new-privs'],
+               'env': {'HOME': home, 'XDG_RUNTIME_DIR': home}, 'program': program,
+               'topology': os.path.join(home, 'topology', os.path.basename(runs.DEFAULT_TOPOLOGY))}
+
+
+def check_ordinary_user(expected):
+    """As an ordinary user it works over memif. Returns what it said on stderr."""
+    with ordinary_user() as user, runs.nothing_left():
+        out, err = runs.run(*OPTIONS, **user)
+        check_text(out, expected)
+    return ('stderr', err)
 
 
 def check_ordinary_user_af_xdp():
     """As an ordinary user AF_XDP is refused with what it lacks."""
-    if os.geteuid() != 0 or not shutil.which('setpriv'):
-        raise h.Skipped('needs root and setpriv')
-    prefix = ['setpriv', f'--reuid={NOBODY}', f'--regid={NOBODY}', '--clear-groups', '--no-new-privs']
-    with runs.nothing_left():
-        status, _, err = runs.Run('run', '--topology', runs.DEFAULT_TOPOLOGY, '--driver', 'af_xdp', *OPTIONS,
-                                  prefix=prefix).wait(30.0)
+    with ordinary_user() as user, runs.nothing_left():
+        topology = user.pop('topology')
+        status, _, err = runs.Run('run', '--topology', topology, '--driver', 'af_xdp', *OPTIONS, **user).wait(30.0)
     if status != 1 or 'root' not in err:
         raise h.Failed(f'exit status {status}, expected 1 and a word of root: {err[-1000:]}')
 

@@ -36,16 +36,17 @@ def need_af_xdp():
         raise h.Skipped('AF_XDP needs root')
     name = f'penstock-probe-{os.getpid()}'
     done = subprocess.run(['ip', 'netns', 'add', name], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise h.Skipped(f'no network namespaces here: {done.stderr.strip()}')
-    subprocess.run(['ip', 'netns', 'delete', name], check=True)
+    used = subprocess.run(['ip', 'netns', 'exec', name, 'true'], capture_output=True, text=True, check=False)
+    subprocess.run(['ip', 'netns', 'delete', name], capture_output=True, check=False)
+    if done.returncode != 0 or used.returncode != 0:
+        raise h.Skipped(f'no network namespaces here: {(done.stderr + used.stderr).strip()}')
 
 
 class Run:
     """A `penstock` process started in the background, its output in memory."""
 
-    def __init__(self, *args, prefix=(), env=None, own_group=False):
-        self.command = [*prefix, h.PENSTOCK, *map(str, args)]
+    def __init__(self, *args, prefix=(), program=h.PENSTOCK, env=None, own_group=False):
+        self.command = [*prefix, program, *map(str, args)]
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -93,9 +94,9 @@ class Run:
             raise h.Failed(f'no text after {timeout} s: {err.decode(errors="replace")[-2000:]}')
 
 
-def run(*args, timeout=60.0, **options):
+def run(*args, timeout=60.0, topology=DEFAULT_TOPOLOGY, **options):
     """Runs `penstock run` to its end; anything but success is a failure. Returns (stdout, stderr)."""
-    status, out, err = Run('run', '--topology', DEFAULT_TOPOLOGY, *args, **options).wait(timeout)
+    status, out, err = Run('run', '--topology', topology, *args, **options).wait(timeout)
     if status != 0:
         raise h.Failed(f'penstock run {" ".join(map(str, args))}: exit status {status}\n{err[-3000:]}')
     return out, err
