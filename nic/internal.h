@@ -73,7 +73,7 @@ struct nic_port {
 	int prog_fd, counters_fd; /* of the attached XDP program */
 	uint32_t prog_id;
 
-	char dev_name[20];
+	char dev_name[22];
 	char text[320]; /* describe() */
 };
 
