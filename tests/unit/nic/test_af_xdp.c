@@ -328,6 +328,13 @@ static void test_refusals(void **state)
 	run_alone(body_refusals);
 }
 
+/* What the killed processes left. */
+static int teardown(void **state)
+{
+	(void)state;
+	return nic_cleanup_stale("penstock-test-af-xdp-") < 0;
+}
+
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
@@ -346,5 +353,5 @@ int main(int argc, char **argv)
 	}
 	if (argc > 1)
 		cmocka_set_test_filter(argv[1]);
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	return cmocka_run_group_tests(tests, NULL, teardown);
 }

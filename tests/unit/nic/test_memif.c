@@ -313,6 +313,7 @@ static int teardown(void **state)
 {
 	(void)state;
 	unlink(sock_path);
+	(void)nic_cleanup_stale("penstock-test-memif-"); /* of the peers that were killed */
 	return rmdir(dir);
 }
 
