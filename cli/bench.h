@@ -41,7 +41,7 @@ struct bench_shared {
 	char error[2][1024];
 	char mode[2][512];
 	uint32_t mtu;
-	uint64_t one_way_ns, retransmits;
+	uint64_t one_way_ns, retransmits, rx_in_place, rx_copied_bytes;
 	uint64_t rtt_ns[];     /* [count] */
 };
 

@@ -433,6 +433,8 @@ static void print_json(const struct bench_link_opts *o, const struct bench_share
 	json_object_set_new(j, "checksum", json_boolean(o->checksum));
 	json_object_set_new(j, "payload", json_string("written and compared on both sides"));
 	json_object_set_new(j, "retransmits", json_integer((json_int_t)sh->retransmits));
+	json_object_set_new(j, "rx_in_place", json_integer((json_int_t)sh->rx_in_place));
+	json_object_set_new(j, "rx_copied_bytes", json_integer((json_int_t)sh->rx_copied_bytes));
 	json_object_set_new(j, "mode_peer", json_string(sh->mode[BENCH_ECHO]));
 	if (o->baseline) {
 		json_object_set_new(j, "baseline", json_string(res->base.program));

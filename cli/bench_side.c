@@ -418,6 +418,8 @@ int bench_side_run(struct bench_side *b)
 	if (rc == 0)
 		rc = b->side == BENCH_PING ? ping(&s, err) : echo(&s, err);
 	if (rc == 0 && b->side == BENCH_PING) {
+		b->shared->rx_in_place = dp_endpoint_link_counters(s.ep, 0)[DP_COUNTER_rx_in_place];
+		b->shared->rx_copied_bytes = dp_endpoint_link_counters(s.ep, 0)[DP_COUNTER_rx_copied_bytes];
 		b->shared->retransmits = dp_endpoint_link_counters(s.ep, 0)[DP_COUNTER_retransmits];
 		b->shared->mtu = s.port->mtu;
 	}
