@@ -37,7 +37,7 @@ struct bench_link_opts {
 
 /* Between the supervisor and the sides; mapped shared before the fork. */
 struct bench_shared {
-	_Atomic uint32_t done; /* set by the ping side: the echo side may go */
+	_Atomic uint32_t done; /* how far the end is */
 	char error[2][1024];
 	char mode[2][512];
 	uint32_t mtu;

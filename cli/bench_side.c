@@ -21,7 +21,11 @@
 #define STALL_NS        10000000000ull /* without a message for so long, the bench has failed */
 #define TX_BUFS         DP_LINK_MAX_INFLIGHT
 #define RX_SLOTS        8u
+#define CLOSE_NS        2000000000ull  /* what one side waits for the other to close */
 #define CHECK_EVERY     1024u          /* idle turns between looks at clock and events */
+
+/* bench_shared.done */
+enum done { DONE_NOT, DONE_MEASURED, DONE_QUIET, DONE_CLOSED };
 
 /* What a side holds while it runs. */
 struct side {
@@ -378,7 +382,7 @@ static int echo(struct side *s, struct ps_err *err)
 	}
 	s->progress_ns = ps_now_ns();
 	/* The last acknowledgements are ours to send, and to send again if they are lost. */
-	while (rc == 0 && atomic_load_explicit(&s->b->shared->done, memory_order_relaxed) == 0)
+	while (rc == 0 && atomic_load_explicit(&s->b->shared->done, memory_order_relaxed) == DONE_NOT)
 		rc = turn(s, STALL_NS, err);
 	return rc;
 }
@@ -393,6 +397,20 @@ static int enter_namespace(struct bench_side *b, struct ps_err *err)
 	if (write(b->ready_fd, &byte, 1) != 1 || read(b->go_fd, &byte, 1) != 1)
 		return ps_err_set(err, -EPIPE, "the bench's parent is gone");
 	return bench_veth_up(b->side, b->o->mtu, err);
+}
+
+/*
+ * The sides close one after the other, neither polling: two memif ports that
+ * close at once meet in DPDK's interrupt threads, which crashed there.
+ */
+static void take_turns(struct bench_side *b)
+{
+	const uint32_t mine = b->side == BENCH_PING ? DONE_MEASURED : DONE_QUIET;
+	const uint64_t end_ns = ps_now_ns() + CLOSE_NS;
+
+	atomic_store_explicit(&b->shared->done, mine, memory_order_relaxed);
+	while (atomic_load_explicit(&b->shared->done, memory_order_relaxed) <= mine && ps_now_ns() < end_ns)
+		usleep(200);
 }
 
 int bench_side_run(struct bench_side *b)
@@ -423,10 +441,13 @@ int bench_side_run(struct bench_side *b)
 		b->shared->retransmits = dp_endpoint_link_counters(s.ep, 0)[DP_COUNTER_retransmits];
 		b->shared->mtu = s.port->mtu;
 	}
-	atomic_store_explicit(&b->shared->done, 1, memory_order_relaxed);
 	dp_endpoint_destroy(s.ep);
+	if (rc == 0)
+		take_turns(b);
 	if (s.port != NULL && b->o->driver != BENCH_LOOPBACK)
 		nic_stop();
+	if (b->side == BENCH_PING)
+		atomic_store_explicit(&b->shared->done, DONE_CLOSED, memory_order_relaxed);
 	dp_bell_destroy(s.bell);
 	dp_bell_destroy(s.peer_bell);
 	free(s.tx_mem);

@@ -95,6 +95,7 @@ void nic_eal_log_clear(void);
 struct nic_pool_shape {
 	uint32_t n_mbufs;
 	uint32_t data_room; /* with headroom */
+	uint32_t shift;     /* bytes by which buffers start later, for the payload's alignment */
 	uint64_t bytes;     /* of memory for the objects */
 };
 struct nic_pool_shape nic_pool_shape(const struct nic_port_cfg *cfg);
