@@ -20,7 +20,7 @@ struct cpu_buf {
 
 /* Scratch of one thread. */
 struct cpu_thread {
-	float *panel;  /* [KERN_PANEL, ldp] expanded rows of weights */
+	float *panel;  /* [KERN_PANEL, ldp] expanded rows of weights, or 4 of Q8_0 */
 	float *sums;   /* [KERN_PANEL * KERN_COLS * lanes] */
 	float *scores; /* [n_ctx rounded up to KERN_PAD] */
 	float *head;   /* [2, longest head] a query and a result, padded */

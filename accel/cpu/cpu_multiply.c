@@ -58,20 +58,20 @@ static void multiply_panels(const struct mul_job *job, const struct kern_mul *m,
 }
 
 /* Blocks of rows and columns that stay in the L2 cache together. */
-static void multiply_q8(const struct mul_job *job, const struct kern_mul *m)
+static void multiply_q8(const struct mul_job *job, const struct kern_mul *m, const struct cpu_thread *t)
 {
 	for (uint32_t r = 0; r < m->rows; r += KERN_PANEL) {
 		struct kern_mul part = rows_of(m, r, m->rows - r < KERN_PANEL ? m->rows : r + KERN_PANEL);
 
-		for (uint32_t c = 0; c < m->cols; c += KERN_COLS) {
+		for (uint32_t c = 0; c < m->cols; c += KERN_Q8_COLS) {
 			struct kern_q8_rows x = job->q8;
 
 			x.q += c * x.ldq;
 			x.scale += c * x.lds;
 			x.bias += c * x.lds;
-			part.cols = m->cols - c < KERN_COLS ? m->cols - c : KERN_COLS;
+			part.cols = m->cols - c < KERN_Q8_COLS ? m->cols - c : KERN_Q8_COLS;
 			part.y = m->y + r + c * m->ldy;
-			job->a->kern->mul_q8(&part, &x);
+			job->a->kern->mul_q8(&part, &x, t->panel);
 		}
 	}
 }
@@ -97,7 +97,7 @@ static void multiply_chunk(void *ctx, uint32_t chunk, uint32_t thread)
 	    rows_of(&job->mul, r0, r0 + (left < job->rows_a_chunk ? left : job->rows_a_chunk));
 
 	if (job->mat->dtype == GGUF_DT_Q8_0)
-		multiply_q8(job, &m);
+		multiply_q8(job, &m, &job->a->threads[thread]);
 	else if (m.cols <= KERN_FEW_COLS)
 		multiply_few(job->a->kern, job->mat->dtype, &m);
 	else

@@ -120,8 +120,9 @@ static float q8_dot(const uint8_t *w, const struct kern_q8_rows *x, uint32_t c, 
 	return y;
 }
 
-static void mul_q8(const struct kern_mul *m, const struct kern_q8_rows *x)
+static void mul_q8(const struct kern_mul *m, const struct kern_q8_rows *x, void *scratch)
 {
+	(void)scratch;
 	for (uint32_t r = 0; r < m->rows; r++)
 		for (uint32_t c = 0; c < m->cols; c++)
 			m->y[c * m->ldy + r] = q8_dot(m->w + r * m->row_bytes, x, c, m->k);

@@ -207,10 +207,12 @@ struct q8 {
 	int8_t *q;
 	float *scale;
 	int32_t *bias;
+	void *scratch;
 };
 
 static void q8_init(struct q8 *q, const struct kern_mul *m)
 {
+	q->scratch = alloc64(KERN_Q8_GROUP_BYTES * (m->k / 32));
 	q->q = alloc64(m->cols * m->k);
 	q->scale = alloc64(m->cols * (m->k / 32) * sizeof(float));
 	q->bias = alloc64(m->cols * (m->k / 32) * sizeof(int32_t));
@@ -223,6 +225,7 @@ static void q8_init(struct q8 *q, const struct kern_mul *m)
 
 static void q8_fini(struct q8 *q)
 {
+	free(q->scratch);
 	free(q->q);
 	free(q->scale);
 	free(q->bias);
@@ -266,7 +269,7 @@ static void check_q8_alone(const struct product *p, const struct q8 *q)
 			x.q += c * x.ldq;
 			x.scale += c * x.lds;
 			x.bias += c * x.lds;
-			kern->mul_q8(&m, &x);
+			kern->mul_q8(&m, &x, q->scratch);
 			assert_memory_equal(&y, &p->y[c * p->m.rows + r], sizeof(y));
 		}
 	}
@@ -285,7 +288,7 @@ static void test_q8_products(void **state)
 			product_init(&p, &rng, GGUF_DT_Q8_0, rows, 1 + (rows + k / 32) % 11, k, 1);
 			q8_init(&q, &p.m);
 			q8_expect(&p, &q);
-			kern->mul_q8(&p.m, &q.rows);
+			kern->mul_q8(&p.m, &q.rows, q.scratch);
 			check_product(&p, 1e-6);
 			check_q8_alone(&p, &q);
 			q8_fini(&q);
@@ -312,7 +315,7 @@ static void test_q8_extremes(void **state)
 			p.x[c * p.m.ldx + i] = (c + i * (c & 1)) & 1 ? -3.0f : 3.0f;
 	q8_init(&q, &p.m);
 	q8_expect(&p, &q);
-	kern->mul_q8(&p.m, &q.rows);
+	kern->mul_q8(&p.m, &q.rows, q.scratch);
 	check_product(&p, 1e-6);
 	q8_fini(&q);
 	product_fini(&p);
