@@ -272,14 +272,17 @@ static int run_launched(const struct run_opts *o)
 	struct launch *l = NULL;
 	struct ps_err err = {{0}}, down = {{0}};
 	json_t *results = NULL;
+	bool failed = false;
 	int rc = deploy_load(o->topology, &o->ov, o->capture, &t, &err);
 
 	if (rc == 0)
 		rc = launch_up(t, &lo, &l, &err);
 	if (rc == 0) {
 		rc = generate(o, launch_run_dir(l), t->procs[topo_gateway(t)].name, l, &results, &err);
-		if (launch_down(l, &down) != 0)
+		if (launch_down(l, &down) != 0) {
 			cli_fail("run", "taking the deployment down: %s", down.msg);
+			failed = true;
+		}
 	}
 	if (rc == 0)
 		rc = print_results(o, results, t);
@@ -287,7 +290,7 @@ static int run_launched(const struct run_opts *o)
 		rc = cli_fail("run", "%s", err.msg);
 	json_decref(results);
 	topo_free(t);
-	return rc;
+	return failed ? CLI_FAILED : rc;
 }
 
 int cmd_run(int argc, char **argv)

@@ -56,7 +56,7 @@ int control_serve(struct proc *p, void (*fill)(void *ctx, json_t *object), void 
 	if (listen_fd < 0)
 		return ps_err_set(err, listen_fd, "%s: cannot listen: %s", path, strerror(-listen_fd));
 	for (i = 0; i < CONTROL_MAX_CLIENTS; i++)
-		conns[i].fd = -1;
+		gw_conn_open(&conns[i], -1);
 	while (atomic_load_explicit(&proc_stop, memory_order_relaxed) == 0) {
 		struct pollfd fds[CONTROL_MAX_CLIENTS + 1];
 

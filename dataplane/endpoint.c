@@ -92,6 +92,22 @@ static uint32_t port_index(struct dp_endpoint *ep, struct dp_port *port)
 	return ep->n_ports++;
 }
 
+/* All windows of a port together fit half its receive ring, so that a burst of everybody's meets a
+ * ring that is being drained and not one that overflows. */
+static int check_ring(const struct dp_endpoint *ep, uint32_t port, struct ps_err *err)
+{
+	uint32_t i, links = 0, ring = ep->ports[port]->rx_ring;
+
+	for (i = 0; i < ep->n_links; i++)
+		links += ep->links[i].port_index == port;
+	if (links * DP_LINK_MAX_PACKETS <= ring / 2)
+		return 0;
+	return ps_err_set(err, -EINVAL,
+			  "%u links on one port: their windows of %u packets each need a receive ring of %u, this one has "
+			  "%u: give some of them a port of their own",
+			  links, DP_LINK_MAX_PACKETS, links * DP_LINK_MAX_PACKETS * 2, ring);
+}
+
 static int create_link(struct dp_endpoint *ep, uint32_t i, struct ps_err *err)
 {
 	struct ep_link *el = &ep->links[i];
@@ -130,6 +146,8 @@ int dp_endpoint_create(const struct dp_endpoint_cfg *cfg, struct dp_endpoint **e
 		rc = ps_err_set(err, -ENOMEM, "out of memory for an endpoint's rings");
 	for (i = 0; i < ep->n_links && rc == 0; i++)
 		rc = create_link(ep, i, err);
+	for (i = 0; i < ep->n_ports && rc == 0; i++)
+		rc = check_ring(ep, i, err);
 	for (i = 0; i < ep->n_ports && rc == 0; i++) {
 		int fd = ep->ports[i]->ops->wait_fd(ep->ports[i]);
 

@@ -23,6 +23,9 @@
 #define DP_LINK_MAX_INFLIGHT  16u        /* messages unacknowledged in one direction, at most */
 #define DP_LINK_MAX_MSG_BYTES (1u << 30) /* bound of one message */
 
+/* Packets that one direction of a link has on the wire at most: data, and acknowledgements or probes. */
+#define DP_LINK_MAX_PACKETS 256u
+
 struct dp_link;
 
 enum dp_link_state {

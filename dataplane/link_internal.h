@@ -40,6 +40,7 @@
 #define DATA_SEQ_WINDOW    224u /* the rest of the window is kept for probes */
 #define EVENTS             8u
 
+static_assert(SEQ_WINDOW == DP_LINK_MAX_PACKETS, "what link.h promises the ports");
 static_assert((DP_LINK_MAX_INFLIGHT & (DP_LINK_MAX_INFLIGHT - 1)) == 0, "tables are indexed by mask");
 
 /* What became of one pkt_seq of ours. */

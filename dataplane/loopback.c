@@ -252,6 +252,7 @@ static int init_port(struct dp_loopback *lb, uint32_t side, const struct lb_dir 
 
 	p->base.ops = &lb_ops;
 	p->base.mtu = lb->cfg.mtu;
+	p->base.rx_ring = lb->cfg.n_frames;
 	p->lb = lb;
 	p->tx = dirs[side];
 	p->rx = dirs[1 - side];

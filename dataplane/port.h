@@ -66,7 +66,8 @@ struct dp_port_ops {
 /* Implementations embed this first. */
 struct dp_port {
 	const struct dp_port_ops *ops;
-	uint32_t mtu; /* largest IP packet, bytes */
+	uint32_t mtu;     /* largest IP packet, bytes */
+	uint32_t rx_ring; /* packets its receive ring holds */
 };
 
 static inline uint32_t dp_port_rx(struct dp_port *p, struct dp_rx_pkt *pkts, uint32_t n)

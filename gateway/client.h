@@ -23,7 +23,7 @@ struct gw_conn {
 	bool broken; /* to be closed */
 };
 
-void gw_conn_open(struct gw_conn *c, int fd); /* takes the descriptor */
+void gw_conn_open(struct gw_conn *c, int fd); /* takes the descriptor; -1 makes a free one */
 void gw_conn_close(struct gw_conn *c);
 
 /* Reads what is there. False: the peer is gone or sent a line too long. */

@@ -27,6 +27,7 @@ int nic_ethdev_start(struct nic_port *p, uint16_t n_desc, struct ps_err *err)
 	if (rc == 0)
 		rc = rte_eth_tx_queue_setup(p->eth, 0, n_desc, 0, NULL);
 	p->configured = rc == 0;
+	p->base.rx_ring = n_desc;
 start:
 	if (rc == 0)
 		rc = rte_eth_dev_start(p->eth);

@@ -162,12 +162,30 @@ static bool wait_all(struct ending *e, uint32_t timeout_ms)
 	return true;
 }
 
+/* Reaps it, if it is our child. A process that crashed over its own end is an error, too, though
+ * nothing of it is left. */
+static int reap(const struct launch_state_proc *proc, bool was_alive, struct ps_err *err)
+{
+	int status = 0;
+
+	if (waitpid((pid_t)proc->pid, &status, WNOHANG) <= 0 || !was_alive || !WIFSIGNALED(status))
+		return 0;
+	if (WTERMSIG(status) == SIGTERM || WTERMSIG(status) == SIGKILL)
+		return 0;
+	return ps_err_set(err, -ECHILD, "%s crashed with signal %d (%s) while it was ending", proc->name,
+			  WTERMSIG(status), strsignal(WTERMSIG(status)));
+}
+
 static int end_processes(const struct launch_state *s, struct ps_err *err)
 {
+	bool alive[TOPO_MAX_PROCS];
 	struct ending e;
 	bool ended;
+	int rc = 0;
 
 	open_processes(s, &e);
+	for (uint32_t i = 0; i < s->n_procs; i++)
+		alive[i] = e.fds[i] >= 0;
 	signal_all(&e, SIGCONT);
 	signal_all(&e, SIGTERM);
 	ended = wait_all(&e, launch_term_wait_ms);
@@ -178,12 +196,14 @@ static int end_processes(const struct launch_state *s, struct ps_err *err)
 	for (uint32_t i = 0; i < s->n_procs; i++) {
 		if (e.fds[i] >= 0)
 			close(e.fds[i]);
-		/* Only reaps when it is our child; else there is nothing to reap. */
-		(void)waitpid((pid_t)s->procs[i].pid, NULL, WNOHANG);
+		if (rc == 0)
+			rc = reap(&s->procs[i], alive[i], err);
+		else
+			(void)reap(&s->procs[i], alive[i], NULL);
 	}
 	if (!ended)
-		return ps_err_set(err, -EBUSY, "found a process that survives SIGKILL; expected all to end");
-	return 0;
+		rc = ps_err_set(err, -EBUSY, "found a process that survives SIGKILL; expected all to end");
+	return rc;
 }
 
 /* ---- a whole deployment ---- */
