@@ -339,6 +339,10 @@ bool dp_endpoint_step(struct dp_endpoint *ep, uint64_t now_ns)
 
 	for (i = 0; i < ep->n_links; i++)
 		work += serve(ep, i, now_ns);
+	/* Ringing a peer that sleeps may have cost us the core for as long as it liked: what arrived
+	 * meanwhile must not be stamped with the time of before. */
+	if (work > 0)
+		now_ns = ps_now_ns();
 	work += drain_ports(ep, now_ns);
 	for (i = 0; i < ep->n_links; i++) {
 		if (ep->links[i].undelivered)
