@@ -9,21 +9,21 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define CHECK(cond)                                                                                \
-	do {                                                                                       \
-		if (__builtin_expect(!(cond), 0)) {                                                \
-			fprintf(stderr, "%s:%d: %s: check failed: %s\n", __FILE__, __LINE__,       \
-				__func__, #cond);                                                  \
-			abort();                                                                   \
-		}                                                                                  \
+#define CHECK(cond)                                                                                          \
+	do {                                                                                                 \
+		if (__builtin_expect(!(cond), 0)) {                                                          \
+			fprintf(stderr, "%s:%d: %s: check failed: %s\n", __FILE__, __LINE__, __func__,       \
+				#cond);                                                                      \
+			abort();                                                                             \
+		}                                                                                            \
 	} while (0)
 
 #ifdef PENSTOCK_DEBUG
 #define DCHECK(cond) CHECK(cond)
 #else
-#define DCHECK(cond)                                                                               \
-	do {                                                                                       \
-		(void)sizeof(cond);                                                                \
+#define DCHECK(cond)                                                                                         \
+	do {                                                                                                 \
+		(void)sizeof(cond);                                                                          \
 	} while (0)
 #endif
 

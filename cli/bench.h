@@ -42,17 +42,17 @@ struct bench_shared {
 	char mode[2][512];
 	uint32_t mtu;
 	uint64_t one_way_ns, retransmits, rx_in_place, rx_copied_bytes;
-	uint64_t rtt_ns[];     /* [count] */
+	uint64_t rtt_ns[]; /* [count] */
 };
 
 struct bench_side {
 	const struct bench_link_opts *o;
 	struct bench_shared *shared;
 	uint32_t side;
-	const char *dir;       /* for sockets and bells; private to this run */
-	struct dp_loopback *lb;/* driver loopback */
-	pid_t run_id;          /* the supervisor's pid, in names */
-	int ready_fd, go_fd;   /* af_xdp: a byte out when the namespace is there, one in when the veth is */
+	const char *dir;        /* for sockets and bells; private to this run */
+	struct dp_loopback *lb; /* driver loopback */
+	pid_t run_id;           /* the supervisor's pid, in names */
+	int ready_fd, go_fd;    /* af_xdp: a byte out when the namespace is there, one in when the veth is */
 };
 
 /* Runs one side to its end in a process of its own; the exit status. Errors go to shared->error. */

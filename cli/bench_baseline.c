@@ -19,7 +19,8 @@ extern char **environ;
 
 int bench_baseline_find(const struct bench_link_opts *o, struct bench_baseline *b, struct ps_err *err)
 {
-	const char *name = o->driver == BENCH_AF_XDP ? "penstock-raw-xsk-pingpong" : "penstock-raw-memif-pingpong";
+	const char *name =
+	    o->driver == BENCH_AF_XDP ? "penstock-raw-xsk-pingpong" : "penstock-raw-memif-pingpong";
 	static const char *const places[] = {"", "../perf/"};
 	char self[PATH_MAX];
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
@@ -36,8 +37,10 @@ int bench_baseline_find(const struct bench_link_opts *o, struct bench_baseline *
 		if (len > 0 && (size_t)len < sizeof(b->program) && access(b->program, X_OK) == 0)
 			return 0;
 	}
-	return ps_err_set(err, -ENOENT, "--baseline: there is no %s beside %spenstock: build it with ninja -C build perf/%s",
-			  name, self, name);
+	return ps_err_set(
+	    err, -ENOENT,
+	    "--baseline: there is no %s beside %spenstock: build it with ninja -C build perf/%s", name, self,
+	    name);
 }
 
 static int read_result(int fd, const char *program, uint64_t *p50_out, struct ps_err *err)
@@ -50,8 +53,8 @@ static int read_result(int fd, const char *program, uint64_t *p50_out, struct ps
 	int rc = 0;
 
 	if (p50 <= 0)
-		rc = ps_err_set(err, -EBADMSG, "%s: expected a JSON object with rtt_ns_p50, found \"%.80s\"", program,
-				text == NULL ? "" : text);
+		rc = ps_err_set(err, -EBADMSG, "%s: expected a JSON object with rtt_ns_p50, found \"%.80s\"",
+				program, text == NULL ? "" : text);
 	else
 		*p50_out = (uint64_t)p50;
 	json_decref(j);
@@ -59,8 +62,8 @@ static int read_result(int fd, const char *program, uint64_t *p50_out, struct ps
 	return rc;
 }
 
-static int spawn_program(const struct bench_link_opts *o, const struct bench_baseline *b, int out_fd, pid_t *pid_out,
-			 struct ps_err *err)
+static int spawn_program(const struct bench_link_opts *o, const struct bench_baseline *b, int out_fd,
+			 pid_t *pid_out, struct ps_err *err)
 {
 	char size[16], count[16], mtu[16];
 	char *argv[] = {(char *)(uintptr_t)b->program, "--size", size, "--count", count, "--mtu", mtu, NULL};
@@ -79,7 +82,8 @@ static int spawn_program(const struct bench_link_opts *o, const struct bench_bas
 	return 0;
 }
 
-int bench_baseline_run(const struct bench_link_opts *o, struct bench_baseline *b, uint32_t round, struct ps_err *err)
+int bench_baseline_run(const struct bench_link_opts *o, struct bench_baseline *b, uint32_t round,
+		       struct ps_err *err)
 {
 	uint64_t sorted[BENCH_BASELINE_ROUNDS];
 	int fds[2], status = -1, rc;

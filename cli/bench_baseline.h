@@ -21,8 +21,9 @@ struct bench_baseline {
 };
 
 /* Beside this binary or in the build's perf folder. -ENOENT: the text says how to build it. */
-int ps_warn_unused bench_baseline_find(const struct bench_link_opts *o, struct bench_baseline *b, struct ps_err *err);
-int ps_warn_unused bench_baseline_run(const struct bench_link_opts *o, struct bench_baseline *b, uint32_t round,
-				      struct ps_err *err);
+int ps_warn_unused bench_baseline_find(const struct bench_link_opts *o, struct bench_baseline *b,
+				       struct ps_err *err);
+int ps_warn_unused bench_baseline_run(const struct bench_link_opts *o, struct bench_baseline *b,
+				      uint32_t round, struct ps_err *err);
 
 #endif

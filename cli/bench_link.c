@@ -24,34 +24,34 @@
 #include "cli/cli.h"
 #include "nic/nic.h"
 
-#define SIZE_MAX_BYTES   (64u << 20)
-#define COUNT_MAX        10000000u
-#define LOOPBACK_FRAMES  1024u
-#define KILL_GRACE_NS    2000000000ull
-#define POLL_NS          2000000l
-#define DEFAULT_HUGE_MB  64u
+#define SIZE_MAX_BYTES  (64u << 20)
+#define COUNT_MAX       10000000u
+#define LOOPBACK_FRAMES 1024u
+#define KILL_GRACE_NS   2000000000ull
+#define POLL_NS         2000000l
+#define DEFAULT_HUGE_MB 64u
 
 static const char usage[] =
-	"usage: penstock bench link --driver memif|af_xdp|loopback --size BYTES --count N [options]\n\n"
-	"Sends a message to another process and waits for its answer of the same size, N times,\n"
-	"over the whole link protocol (credits, acknowledgements, retransmission). Each side writes\n"
-	"every byte of what it sends and compares every byte of what it receives; a message longer\n"
-	"than a packet goes in several. Each process drives its endpoint in one thread.\n\n"
-	"  --driver D      memif, af_xdp (as root; makes two network namespaces joined by a veth pair,\n"
-	"                  gone when it ends) or loopback (shared memory, no DPDK)\n"
-	"  --size BYTES    of a message, 1 to 67108864 (8192)\n"
-	"  --count N       round trips, 1 to 10000000 (10000)\n"
-	"  --warmup N      round trips before them that are not counted (1000)\n"
-	"  --one-way       then N messages one way, several in flight: adds bytes_per_s\n"
-	"  --mtu N         largest IP packet (memif and loopback 9000, af_xdp 3506)\n"
-	"  --idle P        spin or adaptive: what a side does while it waits (spin where each side\n"
-	"                  has a core, else adaptive)\n"
-	"  --cores A,B     where the two sides run (the first two that are allowed); none: anywhere\n"
-	"  --checksum C    CRC-32C over payloads: on, off or auto, which is on except over memif (auto)\n"
-	"  --hugepages MB  of each side; 0: none (64 if they are free)\n"
-	"  --baseline      in turns with the driver's bare ping-pong of the same size (the program\n"
-	"                  penstock-raw-*-pingpong beside this one); adds the ratio\n"
-	"  --json          one JSON object on one line instead of a table\n";
+    "usage: penstock bench link --driver memif|af_xdp|loopback --size BYTES --count N [options]\n\n"
+    "Sends a message to another process and waits for its answer of the same size, N times,\n"
+    "over the whole link protocol (credits, acknowledgements, retransmission). Each side writes\n"
+    "every byte of what it sends and compares every byte of what it receives; a message longer\n"
+    "than a packet goes in several. Each process drives its endpoint in one thread.\n\n"
+    "  --driver D      memif, af_xdp (as root; makes two network namespaces joined by a veth pair,\n"
+    "                  gone when it ends) or loopback (shared memory, no DPDK)\n"
+    "  --size BYTES    of a message, 1 to 67108864 (8192)\n"
+    "  --count N       round trips, 1 to 10000000 (10000)\n"
+    "  --warmup N      round trips before them that are not counted (1000)\n"
+    "  --one-way       then N messages one way, several in flight: adds bytes_per_s\n"
+    "  --mtu N         largest IP packet (memif and loopback 9000, af_xdp 3506)\n"
+    "  --idle P        spin or adaptive: what a side does while it waits (spin where each side\n"
+    "                  has a core, else adaptive)\n"
+    "  --cores A,B     where the two sides run (the first two that are allowed); none: anywhere\n"
+    "  --checksum C    CRC-32C over payloads: on, off or auto, which is on except over memif (auto)\n"
+    "  --hugepages MB  of each side; 0: none (64 if they are free)\n"
+    "  --baseline      in turns with the driver's bare ping-pong of the same size (the program\n"
+    "                  penstock-raw-*-pingpong beside this one); adds the ratio\n"
+    "  --json          one JSON object on one line instead of a table\n";
 
 static volatile sig_atomic_t interrupted;
 
@@ -79,7 +79,8 @@ static bool parse_driver(const char *text, struct bench_link_opts *o)
 	return false;
 }
 
-static bool parse_choice(const char *option, const char *text, const char *a, const char *b, const char *c, int *out)
+static bool parse_choice(const char *option, const char *text, const char *a, const char *b, const char *c,
+			 int *out)
 {
 	const char *const names[3] = {a, b, c};
 	int i;
@@ -90,8 +91,8 @@ static bool parse_choice(const char *option, const char *text, const char *a, co
 			return true;
 		}
 	}
-	cli_usage("bench link", "%s: found \"%s\", expected %s%s%s%s %s", option, text, a, c != NULL ? ", " : "",
-		  c != NULL ? b : "", " or", c != NULL ? c : b);
+	cli_usage("bench link", "%s: found \"%s\", expected %s%s%s%s %s", option, text, a,
+		  c != NULL ? ", " : "", c != NULL ? b : "", " or", c != NULL ? c : b);
 	return false;
 }
 
@@ -108,10 +109,12 @@ static bool choose_cores(const char *text, int cores[2])
 	if (text != NULL && strcmp(text, "none") == 0)
 		return true;
 	if (text != NULL) {
-		if (sscanf(text, "%d,%d%c", &cores[0], &cores[1], &end) != 2 || cores[0] < 0 || cores[1] < 0 ||
-		    cores[0] >= CPU_SETSIZE || cores[1] >= CPU_SETSIZE || !CPU_ISSET((size_t)cores[0], &set) ||
-		    !CPU_ISSET((size_t)cores[1], &set)) {
-			cli_usage("bench link", "--cores: found \"%s\", expected two cores of this process as in 0,1", text);
+		if (sscanf(text, "%d,%d%c", &cores[0], &cores[1], &end) != 2 || cores[0] < 0 ||
+		    cores[1] < 0 || cores[0] >= CPU_SETSIZE || cores[1] >= CPU_SETSIZE ||
+		    !CPU_ISSET((size_t)cores[0], &set) || !CPU_ISSET((size_t)cores[1], &set)) {
+			cli_usage("bench link",
+				  "--cores: found \"%s\", expected two cores of this process as in 0,1",
+				  text);
 			return false;
 		}
 		return true;
@@ -149,7 +152,8 @@ struct raw_opts {
 /* What was not given, and what does not go together. -1: go on; else the exit code. */
 static int settle(struct bench_link_opts *o, const struct raw_opts *raw)
 {
-	static const uint32_t default_mtu[] = {[BENCH_LOOPBACK] = 9000, [BENCH_MEMIF] = 9000, [BENCH_AF_XDP] = 3506};
+	static const uint32_t default_mtu[] = {
+	    [BENCH_LOOPBACK] = 9000, [BENCH_MEMIF] = 9000, [BENCH_AF_XDP] = 3506};
 
 	if (raw->driver == NULL)
 		return cli_usage("bench link", "--driver is missing: memif, af_xdp or loopback");
@@ -158,8 +162,8 @@ static int settle(struct bench_link_opts *o, const struct raw_opts *raw)
 	if (o->mtu == 0)
 		o->mtu = default_mtu[o->driver];
 	o->idle = raw->idle == 1 || (raw->idle < 0 && (o->cores[0] < 0 || o->cores[0] == o->cores[1]))
-			  ? DP_IDLE_ADAPTIVE
-			  : DP_IDLE_SPIN;
+		      ? DP_IDLE_ADAPTIVE
+		      : DP_IDLE_SPIN;
 	o->checksum = raw->checksum == 0 || (raw->checksum != 1 && o->driver != BENCH_MEMIF);
 	if (o->driver == BENCH_LOOPBACK) {
 		if (raw->hugepages != NULL || o->baseline)
@@ -179,13 +183,13 @@ static int settle(struct bench_link_opts *o, const struct raw_opts *raw)
 static int parse_args(int argc, char **argv, struct bench_link_opts *o)
 {
 	static const struct option longs[] = {
-		{"driver", required_argument, NULL, 'd'}, {"size", required_argument, NULL, 's'},
-		{"count", required_argument, NULL, 'n'},  {"warmup", required_argument, NULL, 'w'},
-		{"one-way", no_argument, NULL, 'o'},	  {"mtu", required_argument, NULL, 'm'},
-		{"idle", required_argument, NULL, 'i'},	  {"cores", required_argument, NULL, 'c'},
-		{"checksum", required_argument, NULL, 'k'}, {"hugepages", required_argument, NULL, 'g'},
-		{"baseline", no_argument, NULL, 'b'},	  {"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'},	  {0},
+	    {"driver", required_argument, NULL, 'd'},   {"size", required_argument, NULL, 's'},
+	    {"count", required_argument, NULL, 'n'},    {"warmup", required_argument, NULL, 'w'},
+	    {"one-way", no_argument, NULL, 'o'},        {"mtu", required_argument, NULL, 'm'},
+	    {"idle", required_argument, NULL, 'i'},     {"cores", required_argument, NULL, 'c'},
+	    {"checksum", required_argument, NULL, 'k'}, {"hugepages", required_argument, NULL, 'g'},
+	    {"baseline", no_argument, NULL, 'b'},       {"json", no_argument, NULL, 'j'},
+	    {"help", no_argument, NULL, 'h'},           {0},
 	};
 	struct raw_opts raw = {.idle = -1, .checksum = -1};
 	bool ok = true;
@@ -193,20 +197,47 @@ static int parse_args(int argc, char **argv, struct bench_link_opts *o)
 
 	while (ok && (c = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
 		switch (c) {
-		case 'd': raw.driver = optarg; break;
-		case 's': ok = cli_u32("bench link", "--size", optarg, 1, SIZE_MAX_BYTES, &o->size); break;
-		case 'n': ok = cli_u32("bench link", "--count", optarg, 1, COUNT_MAX, &o->count); break;
-		case 'w': ok = cli_u32("bench link", "--warmup", optarg, 0, COUNT_MAX, &o->warmup); break;
-		case 'o': o->one_way = true; break;
-		case 'm': ok = cli_u32("bench link", "--mtu", optarg, 576, 65535, &o->mtu); break;
-		case 'i': ok = parse_choice("--idle", optarg, "spin", "adaptive", NULL, &raw.idle); break;
-		case 'c': raw.cores = optarg; break;
-		case 'k': ok = parse_choice("--checksum", optarg, "on", "off", "auto", &raw.checksum); break;
-		case 'g': raw.hugepages = optarg; break;
-		case 'b': o->baseline = true; break;
-		case 'j': o->json = true; break;
-		case 'h': fputs(usage, stdout); return CLI_OK;
-		default: return CLI_USAGE;
+		case 'd':
+			raw.driver = optarg;
+			break;
+		case 's':
+			ok = cli_u32("bench link", "--size", optarg, 1, SIZE_MAX_BYTES, &o->size);
+			break;
+		case 'n':
+			ok = cli_u32("bench link", "--count", optarg, 1, COUNT_MAX, &o->count);
+			break;
+		case 'w':
+			ok = cli_u32("bench link", "--warmup", optarg, 0, COUNT_MAX, &o->warmup);
+			break;
+		case 'o':
+			o->one_way = true;
+			break;
+		case 'm':
+			ok = cli_u32("bench link", "--mtu", optarg, 576, 65535, &o->mtu);
+			break;
+		case 'i':
+			ok = parse_choice("--idle", optarg, "spin", "adaptive", NULL, &raw.idle);
+			break;
+		case 'c':
+			raw.cores = optarg;
+			break;
+		case 'k':
+			ok = parse_choice("--checksum", optarg, "on", "off", "auto", &raw.checksum);
+			break;
+		case 'g':
+			raw.hugepages = optarg;
+			break;
+		case 'b':
+			o->baseline = true;
+			break;
+		case 'j':
+			o->json = true;
+			break;
+		case 'h':
+			fputs(usage, stdout);
+			return CLI_OK;
+		default:
+			return CLI_USAGE;
 		}
 	}
 	if (!ok)
@@ -262,14 +293,14 @@ static void remove_eal_dirs(void)
 static void side_main(struct bench_run *r, uint32_t side, int ready_fd, int go_fd, pid_t parent)
 {
 	struct bench_side b = {
-		.o = r->o,
-		.shared = r->shared,
-		.side = side,
-		.dir = r->dir,
-		.lb = r->lb,
-		.run_id = parent,
-		.ready_fd = ready_fd,
-		.go_fd = go_fd,
+	    .o = r->o,
+	    .shared = r->shared,
+	    .side = side,
+	    .dir = r->dir,
+	    .lb = r->lb,
+	    .run_id = parent,
+	    .ready_fd = ready_fd,
+	    .go_fd = go_fd,
 	};
 
 	/* The side goes with its supervisor, whatever ends that. */
@@ -346,7 +377,8 @@ static int reap(struct bench_run *r, bool stop)
 				continue;
 			failed = 1;
 			if (WIFSIGNALED(status) && stop_ns == 0)
-				snprintf(r->shared->error[i], sizeof(r->shared->error[i]), "the %s side was ended by signal %d",
+				snprintf(r->shared->error[i], sizeof(r->shared->error[i]),
+					 "the %s side was ended by signal %d",
 					 i == BENCH_PING ? "ping" : "echo", WTERMSIG(status));
 		}
 		if ((failed != 0 || interrupted != 0) && stop_ns == 0)
@@ -364,7 +396,8 @@ static int reap(struct bench_run *r, bool stop)
 static int bench_once(const struct bench_link_opts *o, struct bench_shared *shared, struct ps_err *err)
 {
 	const struct dp_loopback_cfg lb = {.mtu = o->mtu, .n_frames = LOOPBACK_FRAMES};
-	struct bench_run r = {.o = o, .shared = shared, .dir = "/tmp/penstock-bench-XXXXXX", .ready = {-1, -1}, .go = {-1, -1}};
+	struct bench_run r = {
+	    .o = o, .shared = shared, .dir = "/tmp/penstock-bench-XXXXXX", .ready = {-1, -1}, .go = {-1, -1}};
 	uint32_t i;
 	int rc = 0;
 
@@ -379,11 +412,15 @@ static int bench_once(const struct bench_link_opts *o, struct bench_shared *shar
 		rc = join_namespaces(&r, err);
 	if (reap(&r, rc != 0) != 0 && rc == 0) {
 		/* The echo side often only notices that the ping side failed, or the other way round. */
-		i = shared->error[BENCH_PING][0] != '\0' && strstr(shared->error[BENCH_PING], "did not answer") == NULL
-			    ? BENCH_PING
-			    : shared->error[BENCH_ECHO][0] != '\0' ? BENCH_ECHO : BENCH_PING;
+		i = shared->error[BENCH_PING][0] != '\0' &&
+			    strstr(shared->error[BENCH_PING], "did not answer") == NULL
+			? BENCH_PING
+		    : shared->error[BENCH_ECHO][0] != '\0' ? BENCH_ECHO
+							   : BENCH_PING;
 		rc = ps_err_set(err, -EIO, "%s",
-				interrupted != 0 ? "interrupted" : shared->error[i][0] != '\0' ? shared->error[i] : "failed");
+				interrupted != 0              ? "interrupted"
+				: shared->error[i][0] != '\0' ? shared->error[i]
+							      : "failed");
 	}
 	for (i = 0; i < 2; i++) {
 		if (r.ready[i] >= 0)
@@ -415,13 +452,14 @@ static void summarize(const struct bench_link_opts *o, struct bench_shared *sh, 
 		res->bytes_per_s = (double)o->size * (double)o->count * 1e9 / (double)sh->one_way_ns;
 }
 
-static void print_json(const struct bench_link_opts *o, const struct bench_shared *sh, const struct bench_result *res)
+static void print_json(const struct bench_link_opts *o, const struct bench_shared *sh,
+		       const struct bench_result *res)
 {
-	json_t *j = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "driver", o->driver_name, "mode",
-			      sh->mode[BENCH_PING], "size", (json_int_t)o->size, "count", (json_int_t)o->count, "rtt_ns_min",
-			      (json_int_t)res->min, "rtt_ns_p50", (json_int_t)res->p50, "rtt_ns_p99",
-			      (json_int_t)res->p99, "rtt_ns_p999", (json_int_t)res->p999, "rtt_ns_max",
-			      (json_int_t)res->max);
+	json_t *j = json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "driver", o->driver_name,
+			      "mode", sh->mode[BENCH_PING], "size", (json_int_t)o->size, "count",
+			      (json_int_t)o->count, "rtt_ns_min", (json_int_t)res->min, "rtt_ns_p50",
+			      (json_int_t)res->p50, "rtt_ns_p99", (json_int_t)res->p99, "rtt_ns_p999",
+			      (json_int_t)res->p999, "rtt_ns_max", (json_int_t)res->max);
 
 	CHECK(j != NULL);
 	if (o->one_way)
@@ -439,37 +477,42 @@ static void print_json(const struct bench_link_opts *o, const struct bench_share
 	if (o->baseline) {
 		json_object_set_new(j, "baseline", json_string(res->base.program));
 		json_object_set_new(j, "baseline_rtt_ns_p50", json_integer((json_int_t)res->base.rtt_ns_p50));
-		json_object_set_new(j, "baseline_ratio", json_real((double)res->p50 / (double)res->base.rtt_ns_p50));
+		json_object_set_new(j, "baseline_ratio",
+				    json_real((double)res->p50 / (double)res->base.rtt_ns_p50));
 	}
 	json_dumpf(j, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
 	putchar('\n');
 	json_decref(j);
 }
 
-static void print_table(const struct bench_link_opts *o, const struct bench_shared *sh, const struct bench_result *res)
+static void print_table(const struct bench_link_opts *o, const struct bench_shared *sh,
+			const struct bench_result *res)
 {
 	printf("driver      %s: %s\n", o->driver_name, sh->mode[BENCH_PING]);
-	printf("message     %u bytes, written and compared on both sides; mtu %u, payload checksum %s\n", o->size, sh->mtu,
-	       o->checksum ? "on" : "off");
+	printf("message     %u bytes, written and compared on both sides; mtu %u, payload checksum %s\n",
+	       o->size, sh->mtu, o->checksum ? "on" : "off");
 	printf("sides       idle %s, ", o->idle == DP_IDLE_SPIN ? "spin" : "adaptive");
 	if (o->cores[0] >= 0)
 		printf("cores %d and %d\n", o->cores[0], o->cores[1]);
 	else
 		printf("not pinned\n");
-	printf("round trip  min %.2f  median %.2f  p99 %.2f  p99.9 %.2f  max %.2f us  (%u, after %u to warm up)\n",
-	       (double)res->min / 1e3, (double)res->p50 / 1e3, (double)res->p99 / 1e3, (double)res->p999 / 1e3,
-	       (double)res->max / 1e3, o->count, o->warmup);
+	printf("round trip  min %.2f  median %.2f  p99 %.2f  p99.9 %.2f  max %.2f us  (%u, after %u to warm "
+	       "up)\n",
+	       (double)res->min / 1e3, (double)res->p50 / 1e3, (double)res->p99 / 1e3,
+	       (double)res->p999 / 1e3, (double)res->max / 1e3, o->count, o->warmup);
 	if (o->one_way)
 		printf("one way     %.3f GB/s\n", res->bytes_per_s / 1e9);
 	if (sh->retransmits > 0)
 		printf("repairs     %llu packets were sent again\n", (unsigned long long)sh->retransmits);
 	if (o->baseline)
-		printf("baseline    %s: median %.2f us; the link takes %.2f times as long\n", res->base.program,
-		       (double)res->base.rtt_ns_p50 / 1e3, (double)res->p50 / (double)res->base.rtt_ns_p50);
+		printf("baseline    %s: median %.2f us; the link takes %.2f times as long\n",
+		       res->base.program, (double)res->base.rtt_ns_p50 / 1e3,
+		       (double)res->p50 / (double)res->base.rtt_ns_p50);
 }
 
 /* With a baseline: rounds of both in turns, a part of the count each, so that drift meets both. */
-static int measure(struct bench_link_opts *o, struct bench_shared *sh, struct bench_result *res, struct ps_err *err)
+static int measure(struct bench_link_opts *o, struct bench_shared *sh, struct bench_result *res,
+		   struct ps_err *err)
 {
 	struct bench_link_opts part = *o;
 	struct bench_shared *tmp;
@@ -514,11 +557,13 @@ int bench_link(int argc, char **argv)
 	if (rc >= 0)
 		return rc;
 	if (o.baseline && o.count < BENCH_BASELINE_ROUNDS)
-		return cli_usage("bench link", "--baseline wants --count of at least %u", BENCH_BASELINE_ROUNDS);
+		return cli_usage("bench link", "--baseline wants --count of at least %u",
+				 BENCH_BASELINE_ROUNDS);
 	bytes = sizeof(*sh) + (size_t)o.count * sizeof(sh->rtt_ns[0]);
 	sh = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (sh == MAP_FAILED)
-		return cli_fail("bench link", "cannot map %zu bytes for %u results: %s", bytes, o.count, strerror(errno));
+		return cli_fail("bench link", "cannot map %zu bytes for %u results: %s", bytes, o.count,
+				strerror(errno));
 	sigaction(SIGINT, &sa, NULL);
 	sigaction(SIGTERM, &sa, NULL);
 	sigaction(SIGHUP, &sa, NULL);

@@ -16,17 +16,17 @@
 #define SEED         1u
 
 static const char usage[] =
-	"usage: penstock bench model MODEL [--prompt N] [--gen N] [options]\n\n"
-	"Feeds a prompt of random token ids, then generates one token at a time (greedy), in this\n"
-	"process. Each repetition starts with an empty cache; one more comes first to warm up.\n\n"
-	"  --prompt N    tokens of the prompt; 0: none (512)\n"
-	"  --gen N       tokens generated after it; 0: none (128)\n"
-	"  --reps N      repetitions (3)\n"
-	"  --threads N   compute threads; 0: one a core (0)\n"
-	"  --device D    cpu or cpu-ref (cpu)\n"
-	"  --stages N    cut the model into N block ranges that pass batch messages (1)\n"
-	"  --json        one JSON object on one line instead of a table\n\n"
-	"Speeds are tokens per second: the median of the repetitions, the least and the greatest.\n";
+    "usage: penstock bench model MODEL [--prompt N] [--gen N] [options]\n\n"
+    "Feeds a prompt of random token ids, then generates one token at a time (greedy), in this\n"
+    "process. Each repetition starts with an empty cache; one more comes first to warm up.\n\n"
+    "  --prompt N    tokens of the prompt; 0: none (512)\n"
+    "  --gen N       tokens generated after it; 0: none (128)\n"
+    "  --reps N      repetitions (3)\n"
+    "  --threads N   compute threads; 0: one a core (0)\n"
+    "  --device D    cpu or cpu-ref (cpu)\n"
+    "  --stages N    cut the model into N block ranges that pass batch messages (1)\n"
+    "  --json        one JSON object on one line instead of a table\n\n"
+    "Speeds are tokens per second: the median of the repetitions, the least and the greatest.\n";
 
 struct model_opts {
 	const char *model, *device;
@@ -43,11 +43,15 @@ struct speeds {
 static int parse_args(int argc, char **argv, struct model_opts *o)
 {
 	static const struct option longs[] = {
-		{"prompt", required_argument, NULL, 'p'}, {"gen", required_argument, NULL, 'g'},
-		{"reps", required_argument, NULL, 'r'},	  {"threads", required_argument, NULL, 't'},
-		{"device", required_argument, NULL, 'd'}, {"stages", required_argument, NULL, 's'},
-		{"json", no_argument, NULL, 'j'},	  {"help", no_argument, NULL, 'h'},
-		{0},
+	    {"prompt", required_argument, NULL, 'p'},
+	    {"gen", required_argument, NULL, 'g'},
+	    {"reps", required_argument, NULL, 'r'},
+	    {"threads", required_argument, NULL, 't'},
+	    {"device", required_argument, NULL, 'd'},
+	    {"stages", required_argument, NULL, 's'},
+	    {"json", no_argument, NULL, 'j'},
+	    {"help", no_argument, NULL, 'h'},
+	    {0},
 	};
 	bool ok = true;
 	int c;
@@ -160,11 +164,11 @@ static void print_json(const struct model_opts *o, const struct gguf *g, const s
 	json_t *j;
 
 	pipeline_caps(p, &caps);
-	j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "model", o->model, "arch", hp->arch,
-		      "name", hp->name, "device", caps.device, "isa", caps.isa, "threads", (json_int_t)caps.n_threads,
-		      "stages", (json_int_t)o->stages, "weight_bytes", (json_int_t)weight_bytes(g, p), "kv_bytes",
-		      (json_int_t)caps.kv_bytes, "prompt", (json_int_t)o->prompt, "gen", (json_int_t)o->gen, "reps",
-		      (json_int_t)o->reps);
+	j = json_pack("{s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "model", o->model,
+		      "arch", hp->arch, "name", hp->name, "device", caps.device, "isa", caps.isa, "threads",
+		      (json_int_t)caps.n_threads, "stages", (json_int_t)o->stages, "weight_bytes",
+		      (json_int_t)weight_bytes(g, p), "kv_bytes", (json_int_t)caps.kv_bytes, "prompt",
+		      (json_int_t)o->prompt, "gen", (json_int_t)o->gen, "reps", (json_int_t)o->reps);
 	if (j == NULL) /* A path or name that is not UTF-8. */
 		j = json_pack("{s:s}", "model", "(not UTF-8)");
 	CHECK(j != NULL);
@@ -178,8 +182,8 @@ static void print_json(const struct model_opts *o, const struct gguf *g, const s
 static void print_speed(const char *what, uint32_t tokens, const double *sorted, uint32_t n)
 {
 	if (tokens > 0)
-		printf("%-10s  %.2f tokens/s  (%.2f to %.2f; %u tokens, %u times)\n", what, median(sorted, n), sorted[0],
-		       sorted[n - 1], tokens, n);
+		printf("%-10s  %.2f tokens/s  (%.2f to %.2f; %u tokens, %u times)\n", what, median(sorted, n),
+		       sorted[0], sorted[n - 1], tokens, n);
 }
 
 static void print_table(const struct model_opts *o, const struct gguf *g, const struct pipeline *p,
@@ -189,9 +193,10 @@ static void print_table(const struct model_opts *o, const struct gguf *g, const 
 	struct accel_caps caps;
 
 	pipeline_caps(p, &caps);
-	printf("model       %s: %s %s, %u blocks, %.1f MB of weights\n", o->model, hp->arch, hp->name, hp->n_layers,
-	       (double)weight_bytes(g, p) / 1e6);
-	printf("device      %s (%s), %u threads, %u stages\n", caps.device, caps.isa, caps.n_threads, o->stages);
+	printf("model       %s: %s %s, %u blocks, %.1f MB of weights\n", o->model, hp->arch, hp->name,
+	       hp->n_layers, (double)weight_bytes(g, p) / 1e6);
+	printf("device      %s (%s), %u threads, %u stages\n", caps.device, caps.isa, caps.n_threads,
+	       o->stages);
 	print_speed("prompt", o->prompt, s->prompt, o->reps);
 	print_speed("generation", o->gen, s->gen, o->reps);
 }
@@ -235,9 +240,10 @@ static int check_context(const struct model_opts *o, const struct gguf *g, struc
 	int rc = model_read_hparams(g, &hp, err);
 
 	if (rc == 0 && hp.n_ctx_max != 0 && o->prompt + o->gen > hp.n_ctx_max)
-		rc = ps_err_set(err, -EINVAL,
-				"%s: --prompt %u and --gen %u make %u positions, the model has %u: take fewer tokens",
-				o->model, o->prompt, o->gen, o->prompt + o->gen, hp.n_ctx_max);
+		rc = ps_err_set(
+		    err, -EINVAL,
+		    "%s: --prompt %u and --gen %u make %u positions, the model has %u: take fewer tokens",
+		    o->model, o->prompt, o->gen, o->prompt + o->gen, hp.n_ctx_max);
 	return rc;
 }
 
@@ -256,12 +262,12 @@ int bench_model(int argc, char **argv)
 	if (rc == 0)
 		rc = check_context(&o, g, &err);
 	cfg = (struct pipeline_cfg){
-		.gguf = g,
-		.n_stages = o.stages,
-		.device = o.device,
-		.n_threads = o.threads,
-		.n_ctx = o.prompt + o.gen,
-		.max_tokens = o.prompt > 1 ? (o.prompt < BATCH_TOKENS ? o.prompt : BATCH_TOKENS) : 1,
+	    .gguf = g,
+	    .n_stages = o.stages,
+	    .device = o.device,
+	    .n_threads = o.threads,
+	    .n_ctx = o.prompt + o.gen,
+	    .max_tokens = o.prompt > 1 ? (o.prompt < BATCH_TOKENS ? o.prompt : BATCH_TOKENS) : 1,
 	};
 	if (rc == 0)
 		rc = pipeline_open(&cfg, &p, &err);

@@ -16,13 +16,13 @@
 #include "dataplane/counters.h"
 #include "nic/nic.h"
 
-#define UDP_PORT        7600u
-#define LINK_UP_NS      15000000000ull
-#define STALL_NS        10000000000ull /* without a message for so long, the bench has failed */
-#define TX_BUFS         DP_LINK_MAX_INFLIGHT
-#define RX_SLOTS        8u
-#define CLOSE_NS        2000000000ull  /* what one side waits for the other to close */
-#define CHECK_EVERY     1024u          /* idle turns between looks at clock and events */
+#define UDP_PORT    7600u
+#define LINK_UP_NS  15000000000ull
+#define STALL_NS    10000000000ull /* without a message for so long, the bench has failed */
+#define TX_BUFS     DP_LINK_MAX_INFLIGHT
+#define RX_SLOTS    8u
+#define CLOSE_NS    2000000000ull /* what one side waits for the other to close */
+#define CHECK_EVERY 1024u         /* idle turns between looks at clock and events */
 
 /* bench_shared.done */
 enum done { DONE_NOT, DONE_MEASURED, DONE_QUIET, DONE_CLOSED };
@@ -36,9 +36,9 @@ struct side {
 	uint8_t *tx_mem;
 	uint8_t *tx_free[TX_BUFS]; /* a stack: the buffer freed last is in cache */
 	uint32_t n_free;
-	uint32_t tx_left;          /* messages given to the endpoint and not back yet */
+	uint32_t tx_left; /* messages given to the endpoint and not back yet */
 	uint32_t idle_turns, turns;
-	uint64_t progress_ns;      /* when a message last arrived or left */
+	uint64_t progress_ns; /* when a message last arrived or left */
 	char bell_path[2][96];
 	char socket_path[96];
 };
@@ -95,15 +95,15 @@ static struct nic_port_cfg nic_port(struct side *s)
 {
 	const uint32_t me = s->b->side, other = 1 - me;
 	struct nic_port_cfg port = {
-		.driver = s->b->o->driver == BENCH_MEMIF ? NIC_DRIVER_MEMIF : NIC_DRIVER_AF_XDP,
-		.iface = bench_veth_iface(me),
-		.socket_path = s->socket_path,
-		.memif_server = me == BENCH_PING,
-		.ip = bench_veth_ip(me),
-		.udp_port = UDP_PORT,
-		.mtu = s->b->o->mtu,
-		.n_peers = 1,
-		.peers[0] = {.ip = bench_veth_ip(other), .udp_port = UDP_PORT},
+	    .driver = s->b->o->driver == BENCH_MEMIF ? NIC_DRIVER_MEMIF : NIC_DRIVER_AF_XDP,
+	    .iface = bench_veth_iface(me),
+	    .socket_path = s->socket_path,
+	    .memif_server = me == BENCH_PING,
+	    .ip = bench_veth_ip(me),
+	    .udp_port = UDP_PORT,
+	    .mtu = s->b->o->mtu,
+	    .n_peers = 1,
+	    .peers[0] = {.ip = bench_veth_ip(other), .udp_port = UDP_PORT},
 	};
 
 	if (s->b->o->driver == BENCH_MEMIF)
@@ -118,10 +118,10 @@ static int open_nic(struct side *s, struct ps_err *err)
 	const struct nic_port_cfg port = nic_port(s);
 	char name[48];
 	const struct nic_cfg cfg = {
-		.name = name,
-		.hugepages_mb = s->b->o->hugepages_mb,
-		.ports = &port,
-		.n_ports = 1,
+	    .name = name,
+	    .hugepages_mb = s->b->o->hugepages_mb,
+	    .ports = &port,
+	    .n_ports = 1,
 	};
 	int rc;
 
@@ -181,26 +181,27 @@ static int open_endpoint(struct side *s, struct ps_err *err)
 	const struct bench_link_opts *o = s->b->o;
 	const size_t stride = ((size_t)o->size + 63) & ~(size_t)63;
 	const struct dp_endpoint_link link = {
-		.port = s->port,
-		.cfg = {
-			.link_id = 1,
-			.side = (uint8_t)s->b->side,
-			.mtu = o->mtu,
-			.max_msg_bytes = (uint32_t)stride,
-			.rx_slots = RX_SLOTS,
-			.payload_crc = o->checksum,
-			.allow_in_place = true,
-			.dead_silence_ns = STALL_NS,
-			.self_name = s->b->side == BENCH_PING ? "ping" : "echo",
-			.peer_name = s->b->side == BENCH_PING ? "echo" : "ping",
+	    .port = s->port,
+	    .cfg =
+		{
+		    .link_id = 1,
+		    .side = (uint8_t)s->b->side,
+		    .mtu = o->mtu,
+		    .max_msg_bytes = (uint32_t)stride,
+		    .rx_slots = RX_SLOTS,
+		    .payload_crc = o->checksum,
+		    .allow_in_place = true,
+		    .dead_silence_ns = STALL_NS,
+		    .self_name = s->b->side == BENCH_PING ? "ping" : "echo",
+		    .peer_name = s->b->side == BENCH_PING ? "echo" : "ping",
 		},
 	};
 	struct dp_endpoint_cfg cfg = {
-		.links = &link,
-		.n_links = 1,
-		.idle = o->idle,
-		.io_bell = s->bell,
-		.app_bell = s->bell,
+	    .links = &link,
+	    .n_links = 1,
+	    .idle = o->idle,
+	    .io_bell = s->bell,
+	    .app_bell = s->bell,
 	};
 	uint32_t i;
 
@@ -209,7 +210,8 @@ static int open_endpoint(struct side *s, struct ps_err *err)
 		return ps_err_set(err, -EIO, "no random numbers from the kernel: %s", strerror(errno));
 	s->tx_mem = aligned_alloc(64, stride * TX_BUFS);
 	if (s->tx_mem == NULL)
-		return ps_err_set(err, -ENOMEM, "out of memory for %u messages of %u bytes", TX_BUFS, o->size);
+		return ps_err_set(err, -ENOMEM, "out of memory for %u messages of %u bytes", TX_BUFS,
+				  o->size);
 	memset(s->tx_mem, 0, stride * TX_BUFS);
 	for (i = 0; i < TX_BUFS; i++)
 		s->tx_free[s->n_free++] = s->tx_mem + i * stride;
@@ -230,7 +232,8 @@ static int check_health(struct side *s, uint64_t now_ns, uint64_t limit_ns, stru
 	}
 	if (now_ns - s->progress_ns > limit_ns)
 		return ps_err_set(err, -ETIMEDOUT, "no message for %llu s (link state %d)",
-				  (unsigned long long)(limit_ns / 1000000000ull), dp_endpoint_link_state(s->ep, 0));
+				  (unsigned long long)(limit_ns / 1000000000ull),
+				  dp_endpoint_link_state(s->ep, 0));
 	return 0;
 }
 

@@ -37,7 +37,8 @@ int cli_fail(const char *cmd, const char *fmt, ...) __attribute__((format(printf
 int cli_usage(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* Whole-string numbers within bounds; on error a message naming the option, and false. */
-bool cli_u32(const char *cmd, const char *option, const char *text, uint32_t min, uint32_t max, uint32_t *out);
+bool cli_u32(const char *cmd, const char *option, const char *text, uint32_t min, uint32_t max,
+	     uint32_t *out);
 bool cli_u64(const char *cmd, const char *option, const char *text, uint64_t *out);
 bool cli_f32(const char *cmd, const char *option, const char *text, float min, float max, float *out);
 

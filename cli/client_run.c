@@ -72,11 +72,12 @@ static void send_requests(struct client *c)
 	size_t k;
 
 	for (i = 0; i < c->o->n_prompts; i++) {
-		json_t *o = json_pack("{s:s, s:i, s:I, s:f, s:i, s:f, s:f, s:f, s:i, s:I}", "op", "generate", "id", (int)i,
-				      "max_tokens", (json_int_t)c->o->max_tokens, "temperature", (double)s->temperature,
-				      "top_k", (int)s->top_k, "top_p", (double)s->top_p, "min_p", (double)s->min_p,
-				      "repeat_penalty", (double)s->repeat_penalty, "repeat_last_n", (int)s->repeat_last_n,
-				      "seed", (json_int_t)s->seed);
+		json_t *o =
+		    json_pack("{s:s, s:i, s:I, s:f, s:i, s:f, s:f, s:f, s:i, s:I}", "op", "generate", "id",
+			      (int)i, "max_tokens", (json_int_t)c->o->max_tokens, "temperature",
+			      (double)s->temperature, "top_k", (int)s->top_k, "top_p", (double)s->top_p,
+			      "min_p", (double)s->min_p, "repeat_penalty", (double)s->repeat_penalty,
+			      "repeat_last_n", (int)s->repeat_last_n, "seed", (json_int_t)s->seed);
 
 		if (c->o->prompt_ids == NULL) {
 			json_object_set_new(o, "prompt", json_string(c->o->prompts[i]));
@@ -102,7 +103,8 @@ static int take_text(struct answer *a, json_t *o)
 		json_array_append(a->ids, json_object_get(o, "token"));
 	if (json_is_string(text))
 		return append(a, json_string_value(text), json_string_length(text));
-	json_array_foreach(bytes, i, v) {
+	json_array_foreach(bytes, i, v)
+	{
 		char byte = (char)json_integer_value(v);
 
 		if (append(a, &byte, 1) != 0)
@@ -260,15 +262,20 @@ static void print_one(json_t *r)
 	fprintf(stderr, "  time per token        %10.3f ms median, %.3f ms p99\n",
 		(double)json_integer_value(json_object_get(token, "p50")) / 1e6,
 		(double)json_integer_value(json_object_get(token, "p99")) / 1e6);
-	fprintf(stderr, "  tokens per second     %10.1f\n", json_real_value(json_object_get(t, "tokens_per_s")));
+	fprintf(stderr, "  tokens per second     %10.1f\n",
+		json_real_value(json_object_get(t, "tokens_per_s")));
 	if (json_is_real(share))
 		fprintf(stderr, "  network's share       %10.1f %% of a token's time (wire and host)\n",
 			100.0 * json_real_value(share));
 	else
-		fprintf(stderr, "  network's share       unknown: the processes' clocks cannot be compared\n");
-	fprintf(stderr, "\n  us a token   |       compute     |       queue       |        wire       |        host\n"
-			"  process      |   median      p99 |   median      p99 |   median      p99 |   median      p99\n");
-	json_array_foreach(json_object_get(t, "hops"), i, hop) {
+		fprintf(stderr,
+			"  network's share       unknown: the processes' clocks cannot be compared\n");
+	fprintf(stderr,
+		"\n  us a token   |       compute     |       queue       |        wire       |        host\n"
+		"  process      |   median      p99 |   median      p99 |   median      p99 |   median      "
+		"p99\n");
+	json_array_foreach(json_object_get(t, "hops"), i, hop)
+	{
 		fprintf(stderr, "  %-12s", json_string_value(json_object_get(hop, "process")));
 		print_part(hop, "compute_ns");
 		print_part(hop, "queue_ns");
@@ -283,8 +290,10 @@ void client_print_table(json_t *results)
 	json_t *r;
 	size_t i;
 
-	json_array_foreach(results, i, r)
-		print_one(r);
-	fprintf(stderr, "\n  wire: handed to the link, to message whole in this process; queue: until compute starts;\n"
-			"  host: compute done, to handed to the next link. The parts of all rows make up a token's time.\n");
+	json_array_foreach(results, i, r) print_one(r);
+	fprintf(
+	    stderr,
+	    "\n  wire: handed to the link, to message whole in this process; queue: until compute starts;\n"
+	    "  host: compute done, to handed to the next link. The parts of all rows make up a token's "
+	    "time.\n");
 }

@@ -13,16 +13,16 @@
 #define EVAL_MAX_TOKENS 256u /* rows of one batch message */
 
 static const char usage[] =
-	"usage: penstock eval MODEL --tokens 1,2,3 [--logits OUT.f32] [options]\n\n"
-	"Runs a model on token ids in this process. No token is added in front.\n\n"
-	"  --tokens IDS      token ids, comma separated\n"
-	"  --logits OUT.f32  little-endian float32 [n_tokens, n_vocab]; row i: logits after token i\n"
-	"  --greedy N        then N tokens more, each the arg max, fed back one at a time\n"
-	"  --stages N        cut the model into N block ranges that pass batch messages (1)\n"
-	"  --device D        cpu or cpu-ref (cpu)\n"
-	"  --threads N       compute threads; 0: one a core (0)\n"
-	"  --one-by-one      feed the tokens one at a time\n\n"
-	"Prints one JSON line: greedy ids, times, what ran.\n";
+    "usage: penstock eval MODEL --tokens 1,2,3 [--logits OUT.f32] [options]\n\n"
+    "Runs a model on token ids in this process. No token is added in front.\n\n"
+    "  --tokens IDS      token ids, comma separated\n"
+    "  --logits OUT.f32  little-endian float32 [n_tokens, n_vocab]; row i: logits after token i\n"
+    "  --greedy N        then N tokens more, each the arg max, fed back one at a time\n"
+    "  --stages N        cut the model into N block ranges that pass batch messages (1)\n"
+    "  --device D        cpu or cpu-ref (cpu)\n"
+    "  --threads N       compute threads; 0: one a core (0)\n"
+    "  --one-by-one      feed the tokens one at a time\n\n"
+    "Prints one JSON line: greedy ids, times, what ran.\n";
 
 struct eval_opts {
 	const char *model, *logits_path, *device;
@@ -52,11 +52,15 @@ static void write_logits(void *ctx, const float *logits, uint32_t n_rows, uint32
 static int parse_args(int argc, char **argv, struct eval_opts *o)
 {
 	static const struct option longs[] = {
-		{"tokens", required_argument, NULL, 't'}, {"logits", required_argument, NULL, 'l'},
-		{"greedy", required_argument, NULL, 'g'}, {"stages", required_argument, NULL, 's'},
-		{"device", required_argument, NULL, 'd'}, {"threads", required_argument, NULL, 'n'},
-		{"one-by-one", no_argument, NULL, '1'},	  {"help", no_argument, NULL, 'h'},
-		{0},
+	    {"tokens", required_argument, NULL, 't'},
+	    {"logits", required_argument, NULL, 'l'},
+	    {"greedy", required_argument, NULL, 'g'},
+	    {"stages", required_argument, NULL, 's'},
+	    {"device", required_argument, NULL, 'd'},
+	    {"threads", required_argument, NULL, 'n'},
+	    {"one-by-one", no_argument, NULL, '1'},
+	    {"help", no_argument, NULL, 'h'},
+	    {0},
 	};
 	bool ok = true;
 	int c;
@@ -104,7 +108,8 @@ static int feed_prompt(struct pipeline *p, const struct eval_opts *o, int32_t *n
 	return rc;
 }
 
-static int generate(struct pipeline *p, const struct eval_opts *o, int32_t next, json_t *ids, struct ps_err *err)
+static int generate(struct pipeline *p, const struct eval_opts *o, int32_t next, json_t *ids,
+		    struct ps_err *err)
 {
 	uint32_t i;
 	int rc = 0;
@@ -125,10 +130,10 @@ static void print_result(struct pipeline *p, const struct eval_opts *o, json_t *
 
 	pipeline_caps(p, &caps);
 	out = json_pack("{s:O, s:I, s:I, s:I, s:f, s:f, s:s, s:s, s:I, s:I}", "greedy", ids, "n_tokens",
-			(json_int_t)o->n_tokens, "n_vocab", (json_int_t)pipeline_hparams(p)->n_vocab, "stages",
-			(json_int_t)o->stages, "prompt_ms", (double)prompt_ns / 1e6, "generate_ms", (double)gen_ns / 1e6,
-			"device", caps.device, "isa", caps.isa, "threads", (json_int_t)caps.n_threads, "kv_bytes",
-			(json_int_t)caps.kv_bytes);
+			(json_int_t)o->n_tokens, "n_vocab", (json_int_t)pipeline_hparams(p)->n_vocab,
+			"stages", (json_int_t)o->stages, "prompt_ms", (double)prompt_ns / 1e6, "generate_ms",
+			(double)gen_ns / 1e6, "device", caps.device, "isa", caps.isa, "threads",
+			(json_int_t)caps.n_threads, "kv_bytes", (json_int_t)caps.kv_bytes);
 	json_dumpf(out, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
 	putchar('\n');
 	json_decref(out);
@@ -137,13 +142,13 @@ static void print_result(struct pipeline *p, const struct eval_opts *o, json_t *
 static int eval(const struct eval_opts *o, struct eval_sink *sink, struct ps_err *err)
 {
 	struct pipeline_cfg cfg = {
-		.n_stages = o->stages,
-		.device = o->device,
-		.n_threads = o->threads,
-		.n_ctx = (uint32_t)o->n_tokens + o->greedy,
-		.max_tokens = o->one_by_one ? 1 : EVAL_MAX_TOKENS,
-		.logits = o->logits_path != NULL ? write_logits : NULL,
-		.logits_ctx = sink,
+	    .n_stages = o->stages,
+	    .device = o->device,
+	    .n_threads = o->threads,
+	    .n_ctx = (uint32_t)o->n_tokens + o->greedy,
+	    .max_tokens = o->one_by_one ? 1 : EVAL_MAX_TOKENS,
+	    .logits = o->logits_path != NULL ? write_logits : NULL,
+	    .logits_ctx = sink,
 	};
 	struct pipeline *p = NULL;
 	struct gguf *g = NULL;

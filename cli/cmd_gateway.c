@@ -12,38 +12,39 @@
 #define GATEWAY_MAX_WAITING 256u
 
 static const char usage[] =
-	"usage: penstock gateway [EAL arguments] -- --topology FILE [--run-dir DIR] [--ready-fd N]\n\n"
-	"The process clients talk to: tokenizes, schedules sequences into batches, streams text out. It\n"
-	"serves RUNDIR/NAME.sock, one JSON object a line (docs/gateway.md), until SIGTERM.\n\n"
-	"  --topology FILE  the deployment's topology file\n"
-	"  --run-dir DIR    where the deployment's sockets and doorbells are (default: by topology name)\n"
-	"  --ready-fd N     write READY to this descriptor when the pipeline is whole\n";
+    "usage: penstock gateway [EAL arguments] -- --topology FILE [--run-dir DIR] [--ready-fd N]\n\n"
+    "The process clients talk to: tokenizes, schedules sequences into batches, streams text out. It\n"
+    "serves RUNDIR/NAME.sock, one JSON object a line (docs/gateway.md), until SIGTERM.\n\n"
+    "  --topology FILE  the deployment's topology file\n"
+    "  --run-dir DIR    where the deployment's sockets and doorbells are (default: by topology name)\n"
+    "  --ready-fd N     write READY to this descriptor when the pipeline is whole\n";
 
 static int serve(struct proc *p, const struct tokenizer *tok, const char *no_tok, struct ps_err *err)
 {
 	const char *names[TOPO_MAX_STAGES];
 	char path[TOPO_PATH_BYTES + 64];
 	struct gw_server_cfg cfg = {
-		.socket_path = path,
-		.tokenizer = tok,
-		.no_tokenizer_why = no_tok,
-		.ep = p->ep,
-		.link_first = proc_link_down(p),
-		.link_last = proc_link_up(p),
-		.sched = {
-			.n_slots = p->topo->model.max_sequences,
-			.max_waiting = GATEWAY_MAX_WAITING,
-			.n_ctx = p->n_ctx,
-			.max_batch_tokens = p->topo->model.max_batch_tokens,
-			.max_batches = p->topo->wire.slots,
-			.n_stages = p->topo->n_stages,
-			.n_vocab = p->hp.n_vocab,
+	    .socket_path = path,
+	    .tokenizer = tok,
+	    .no_tokenizer_why = no_tok,
+	    .ep = p->ep,
+	    .link_first = proc_link_down(p),
+	    .link_last = proc_link_up(p),
+	    .sched =
+		{
+		    .n_slots = p->topo->model.max_sequences,
+		    .max_waiting = GATEWAY_MAX_WAITING,
+		    .n_ctx = p->n_ctx,
+		    .max_batch_tokens = p->topo->model.max_batch_tokens,
+		    .max_batches = p->topo->wire.slots,
+		    .n_stages = p->topo->n_stages,
+		    .n_vocab = p->hp.n_vocab,
 		},
-		.stage_names = names,
-		.status = proc_status,
-		.status_ctx = p,
-		.ready = proc_ready,
-		.ready_ctx = p,
+	    .stage_names = names,
+	    .status = proc_status,
+	    .status_ctx = p,
+	    .ready = proc_ready,
+	    .ready_ctx = p,
 	};
 	struct gw_server *srv = NULL;
 	uint32_t i;

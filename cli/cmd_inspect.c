@@ -17,13 +17,13 @@
 #define VALUE_ITEMS    6u
 
 static const char usage[] =
-	"usage: penstock inspect FILE.gguf [--keys] [--tensors] [--stages N] [--json]\n\n"
-	"Says what is in a model file: architecture, hyperparameters, tensor types, the bytes of\n"
-	"each block, and how it would be cut into stages. Reads no weights.\n\n"
-	"  --keys       also every key of the metadata (arrays: their first items)\n"
-	"  --tensors    also every tensor\n"
-	"  --stages N   stages of the cut that is proposed (3, or one a block if there are fewer)\n"
-	"  --json       one JSON object instead of text\n";
+    "usage: penstock inspect FILE.gguf [--keys] [--tensors] [--stages N] [--json]\n\n"
+    "Says what is in a model file: architecture, hyperparameters, tensor types, the bytes of\n"
+    "each block, and how it would be cut into stages. Reads no weights.\n\n"
+    "  --keys       also every key of the metadata (arrays: their first items)\n"
+    "  --tensors    also every tensor\n"
+    "  --stages N   stages of the cut that is proposed (3, or one a block if there are fewer)\n"
+    "  --json       one JSON object instead of text\n";
 
 struct inspect {
 	const struct gguf *g;
@@ -42,7 +42,7 @@ struct inspect {
 
 static const char *type_name(enum gguf_type t)
 {
-	static const char *const names[] = {"u8",  "i8",   "u16",    "i16",   "u32", "i32", "f32",
+	static const char *const names[] = {"u8",   "i8",     "u16",   "i16", "u32", "i32", "f32",
 					    "bool", "string", "array", "u64", "i64", "f64"};
 
 	return (size_t)t < sizeof(names) / sizeof(names[0]) ? names[t] : "?";
@@ -99,7 +99,8 @@ static int examine(struct inspect *in, struct ps_err *err)
 			return ps_err_set(err, -ENOMEM, "out of memory for %u blocks", in->hp.n_layers);
 		if (in->stages == 0)
 			in->stages = in->hp.n_layers < DEFAULT_STAGES ? in->hp.n_layers : DEFAULT_STAGES;
-		in->has_cuts = in->stages > 0 && model_split_even(in->g, in->stages, in->cuts, &in->no_cuts) == 0;
+		in->has_cuts =
+		    in->stages > 0 && model_split_even(in->g, in->stages, in->cuts, &in->no_cuts) == 0;
 		if (!in->has_cuts && in->stages > 0)
 			return ps_err_set(err, -EINVAL, "%s", in->no_cuts.msg);
 	}
@@ -137,22 +138,25 @@ static void print_weights(const struct inspect *in)
 	printf("tensors      %zu, %.2f MB:", gguf_n_tensors(in->g), mb(in->all_bytes));
 	for (i = 0; i < MAX_DTYPES; i++) {
 		if (in->type_count[i] > 0)
-			printf(" %s %" PRIu64 " (%.2f MB)", gguf_dtype_name((enum gguf_dtype)i), in->type_count[i],
-			       mb(in->type_bytes[i]));
+			printf(" %s %" PRIu64 " (%.2f MB)", gguf_dtype_name((enum gguf_dtype)i),
+			       in->type_count[i], mb(in->type_bytes[i]));
 	}
 	putchar('\n');
 	if (!in->has_hp)
 		return;
 	for (i = 0; i < in->hp.n_layers; i = same) {
-		for (same = i + 1; same < in->hp.n_layers && in->block_bytes[same] == in->block_bytes[i]; same++)
+		for (same = i + 1; same < in->hp.n_layers && in->block_bytes[same] == in->block_bytes[i];
+		     same++)
 			;
 		if (same == i + 1)
-			printf("%-12s block %u: %" PRIu64 " bytes\n", i == 0 ? "blocks" : "", i, in->block_bytes[i]);
-		else
-			printf("%-12s blocks %u to %u: %" PRIu64 " bytes each\n", i == 0 ? "blocks" : "", i, same - 1,
+			printf("%-12s block %u: %" PRIu64 " bytes\n", i == 0 ? "blocks" : "", i,
 			       in->block_bytes[i]);
+		else
+			printf("%-12s blocks %u to %u: %" PRIu64 " bytes each\n", i == 0 ? "blocks" : "", i,
+			       same - 1, in->block_bytes[i]);
 	}
-	printf("%-12s outside blocks (embedding, final norm, head): %" PRIu64 " bytes\n", "", in->outside_bytes);
+	printf("%-12s outside blocks (embedding, final norm, head): %" PRIu64 " bytes\n", "",
+	       in->outside_bytes);
 	for (i = 0; in->has_cuts && i < in->stages; i++)
 		printf("%-12s stage %u: blocks %u to %u, %.2f MB\n", i == 0 ? "split" : "", i, in->cuts[i],
 		       in->cuts[i + 1] - 1, mb(model_range_bytes(in->g, in->cuts[i], in->cuts[i + 1])));
@@ -182,8 +186,8 @@ static void print_lists(const struct inspect *in)
 		const struct gguf_tensor *t = gguf_tensor_at(in->g, i);
 
 		dims_text(t, dims, sizeof(dims));
-		printf("tensor       %-32s %-6s %-18s %" PRIu64 " bytes\n", clean(t->name, text, sizeof(text)),
-		       gguf_dtype_name(t->dtype), dims, t->n_bytes);
+		printf("tensor       %-32s %-6s %-18s %" PRIu64 " bytes\n",
+		       clean(t->name, text, sizeof(text)), gguf_dtype_name(t->dtype), dims, t->n_bytes);
 	}
 }
 
@@ -205,11 +209,12 @@ static json_t *json_hparams(const struct inspect *in)
 
 	if (!in->has_hp)
 		return json_null();
-	return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "n_layers", (int)hp->n_layers,
-			 "n_embd", (int)hp->n_embd, "n_heads", (int)hp->n_heads, "n_heads_kv", (int)hp->n_heads_kv,
-			 "head_dim", (int)hp->head_dim, "n_ff", (int)hp->n_ff, "n_vocab", (int)hp->n_vocab, "n_ctx_train",
-			 (int)hp->n_ctx_train, "n_ctx_max", (int)hp->n_ctx_max, "n_experts", (int)hp->n_experts,
-			 "n_experts_used", (int)hp->n_experts_used);
+	return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "n_layers",
+			 (int)hp->n_layers, "n_embd", (int)hp->n_embd, "n_heads", (int)hp->n_heads,
+			 "n_heads_kv", (int)hp->n_heads_kv, "head_dim", (int)hp->head_dim, "n_ff",
+			 (int)hp->n_ff, "n_vocab", (int)hp->n_vocab, "n_ctx_train", (int)hp->n_ctx_train,
+			 "n_ctx_max", (int)hp->n_ctx_max, "n_experts", (int)hp->n_experts, "n_experts_used",
+			 (int)hp->n_experts_used);
 }
 
 static json_t *json_types(const struct inspect *in)
@@ -220,8 +225,8 @@ static json_t *json_types(const struct inspect *in)
 	for (i = 0; i < MAX_DTYPES; i++) {
 		if (in->type_count[i] > 0)
 			json_object_set_new(types, gguf_dtype_name((enum gguf_dtype)i),
-					    json_pack("{s:I, s:I}", "count", (json_int_t)in->type_count[i], "bytes",
-						      (json_int_t)in->type_bytes[i]));
+					    json_pack("{s:I, s:I}", "count", (json_int_t)in->type_count[i],
+						      "bytes", (json_int_t)in->type_bytes[i]));
 	}
 	return types;
 }
@@ -235,8 +240,8 @@ static json_t *json_keys(const struct inspect *in)
 	for (i = 0; i < gguf_n_kv(in->g); i++) {
 		gguf_kv_format(in->g, i, VALUE_ITEMS, value, sizeof(value));
 		json_object_set_new(keys, clean(gguf_kv_name(in->g, i), name, sizeof(name)),
-				    json_pack("{s:s, s:s}", "type", type_name(gguf_kv_type(in->g, i)), "value",
-					      clean(value, text, sizeof(text))));
+				    json_pack("{s:s, s:s}", "type", type_name(gguf_kv_type(in->g, i)),
+					      "value", clean(value, text, sizeof(text))));
 	}
 	return keys;
 }
@@ -254,8 +259,9 @@ static json_t *json_tensors(const struct inspect *in)
 
 		for (d = 0; d < t->n_dims; d++)
 			json_array_append_new(dims, json_integer((json_int_t)t->ne[d]));
-		json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name", clean(t->name, name, sizeof(name)),
-						      "type", gguf_dtype_name(t->dtype), "dims", dims, "bytes",
+		json_array_append_new(list, json_pack("{s:s, s:s, s:o, s:I}", "name",
+						      clean(t->name, name, sizeof(name)), "type",
+						      gguf_dtype_name(t->dtype), "dims", dims, "bytes",
 						      (json_int_t)t->n_bytes));
 	}
 	return list;
@@ -271,16 +277,17 @@ static void print_json(const struct inspect *in)
 	for (i = 0; in->has_hp && i < in->hp.n_layers; i++)
 		json_array_append_new(blocks, json_integer((json_int_t)in->block_bytes[i]));
 	for (i = 0; in->has_cuts && i < in->stages; i++)
-		json_array_append_new(split,
-				      json_pack("{s:i, s:i, s:i, s:I}", "stage", (int)i, "block_first", (int)in->cuts[i],
-						"block_last", (int)in->cuts[i + 1] - 1, "bytes",
-						(json_int_t)model_range_bytes(in->g, in->cuts[i], in->cuts[i + 1])));
+		json_array_append_new(
+		    split, json_pack("{s:i, s:i, s:i, s:I}", "stage", (int)i, "block_first", (int)in->cuts[i],
+				     "block_last", (int)in->cuts[i + 1] - 1, "bytes",
+				     (json_int_t)model_range_bytes(in->g, in->cuts[i], in->cuts[i + 1])));
 	j = json_pack("{s:s, s:i, s:I, s:s, s:s, s:s, s:o, s:o, s:I, s:o, s:I, s:o}", "file",
-		      clean(gguf_path(in->g), path, sizeof(path)), "version", (int)gguf_version(in->g), "file_bytes",
-		      (json_int_t)gguf_file_bytes(in->g), "hash", hash, "arch", in->has_hp ? in->hp.arch : "", "name",
-		      in->has_hp ? clean(in->hp.name, name, sizeof(name)) : "", "hparams", json_hparams(in), "tensor_types",
-		      json_types(in), "weight_bytes", (json_int_t)in->all_bytes, "block_bytes", blocks, "outside_bytes",
-		      (json_int_t)in->outside_bytes, "split", split);
+		      clean(gguf_path(in->g), path, sizeof(path)), "version", (int)gguf_version(in->g),
+		      "file_bytes", (json_int_t)gguf_file_bytes(in->g), "hash", hash, "arch",
+		      in->has_hp ? in->hp.arch : "", "name",
+		      in->has_hp ? clean(in->hp.name, name, sizeof(name)) : "", "hparams", json_hparams(in),
+		      "tensor_types", json_types(in), "weight_bytes", (json_int_t)in->all_bytes,
+		      "block_bytes", blocks, "outside_bytes", (json_int_t)in->outside_bytes, "split", split);
 	CHECK(j != NULL);
 	if (!in->has_hp)
 		json_object_set_new(j, "cannot_run", json_string(clean(in->why_not.msg, name, sizeof(name))));
@@ -297,9 +304,9 @@ static void print_json(const struct inspect *in)
 static int parse_args(int argc, char **argv, struct inspect *in, const char **path_out)
 {
 	static const struct option longs[] = {
-		{"keys", no_argument, NULL, 'k'}, {"tensors", no_argument, NULL, 't'},
-		{"stages", required_argument, NULL, 's'}, {"json", no_argument, NULL, 'j'},
-		{"help", no_argument, NULL, 'h'}, {0},
+	    {"keys", no_argument, NULL, 'k'},         {"tensors", no_argument, NULL, 't'},
+	    {"stages", required_argument, NULL, 's'}, {"json", no_argument, NULL, 'j'},
+	    {"help", no_argument, NULL, 'h'},         {0},
 	};
 	int c;
 

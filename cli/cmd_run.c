@@ -16,24 +16,24 @@
 #define RUN_MAX_PROMPTS 64u
 
 static const char usage[] =
-	"usage: penstock run [TOPOLOGY] [options]\n\n"
-	"Brings a topology up (a gateway and its stages, each a process), generates text, takes it down.\n"
-	"The text comes on stdout as it is generated, then a table of times on stderr.\n\n"
-	"  --topology FILE      topology file (default: the three-stage memif one that ships)\n"
-	"  --model FILE         a GGUF file instead of the topology's\n"
-	"  --driver D           memif or af_xdp for the links, instead of the topology's\n"
-	"  --stages N           N stages instead of the topology's\n"
-	"  -p, --prompt TEXT    may be given several times: the prompts run together\n"
-	"  --prompt-ids IDS     token ids instead of a text, nothing added (for a model without a vocabulary)\n"
-	"  --tokens N           tokens to generate (64)\n"
-	"  --temperature T      0: greedy (0.8)\n"
-	"  --top-k K, --top-p P, --min-p P, --repeat-penalty R, --repeat-last-n N\n"
-	"                       filters of the sampler (40, 0.95, 0, 1.0, 64); greedy ignores the first three\n"
-	"  --seed S             the same seed gives the same text (1)\n"
-	"  --no-hugepages       run without hugepages even where they could be had (memif only)\n"
-	"  --capture            let dpdk-dumpcap attach to the ports\n"
-	"  --attach NAME        use a deployment that penstock up brought up, and leave it running\n"
-	"  --json               one JSON object on stdout instead of text and table\n";
+    "usage: penstock run [TOPOLOGY] [options]\n\n"
+    "Brings a topology up (a gateway and its stages, each a process), generates text, takes it down.\n"
+    "The text comes on stdout as it is generated, then a table of times on stderr.\n\n"
+    "  --topology FILE      topology file (default: the three-stage memif one that ships)\n"
+    "  --model FILE         a GGUF file instead of the topology's\n"
+    "  --driver D           memif or af_xdp for the links, instead of the topology's\n"
+    "  --stages N           N stages instead of the topology's\n"
+    "  -p, --prompt TEXT    may be given several times: the prompts run together\n"
+    "  --prompt-ids IDS     token ids instead of a text, nothing added (for a model without a vocabulary)\n"
+    "  --tokens N           tokens to generate (64)\n"
+    "  --temperature T      0: greedy (0.8)\n"
+    "  --top-k K, --top-p P, --min-p P, --repeat-penalty R, --repeat-last-n N\n"
+    "                       filters of the sampler (40, 0.95, 0, 1.0, 64); greedy ignores the first three\n"
+    "  --seed S             the same seed gives the same text (1)\n"
+    "  --no-hugepages       run without hugepages even where they could be had (memif only)\n"
+    "  --capture            let dpdk-dumpcap attach to the ports\n"
+    "  --attach NAME        use a deployment that penstock up brought up, and leave it running\n"
+    "  --json               one JSON object on stdout instead of text and table\n";
 
 struct run_opts {
 	const char *topology, *attach;
@@ -47,32 +47,46 @@ struct run_opts {
 };
 
 enum {
-	OPT_TOPOLOGY = 256, OPT_MODEL, OPT_DRIVER, OPT_STAGES, OPT_TOKENS, OPT_TEMPERATURE, OPT_TOP_K, OPT_TOP_P,
-	OPT_MIN_P, OPT_PENALTY, OPT_LAST_N, OPT_SEED, OPT_NO_HUGE, OPT_CAPTURE, OPT_ATTACH, OPT_JSON,
+	OPT_TOPOLOGY = 256,
+	OPT_MODEL,
+	OPT_DRIVER,
+	OPT_STAGES,
+	OPT_TOKENS,
+	OPT_TEMPERATURE,
+	OPT_TOP_K,
+	OPT_TOP_P,
+	OPT_MIN_P,
+	OPT_PENALTY,
+	OPT_LAST_N,
+	OPT_SEED,
+	OPT_NO_HUGE,
+	OPT_CAPTURE,
+	OPT_ATTACH,
+	OPT_JSON,
 	OPT_IDS,
 };
 
 static const struct option longs[] = {
-	{"topology", required_argument, NULL, OPT_TOPOLOGY},
-	{"model", required_argument, NULL, OPT_MODEL},
-	{"driver", required_argument, NULL, OPT_DRIVER},
-	{"stages", required_argument, NULL, OPT_STAGES},
-	{"prompt", required_argument, NULL, 'p'},
-	{"prompt-ids", required_argument, NULL, OPT_IDS},
-	{"tokens", required_argument, NULL, OPT_TOKENS},
-	{"temperature", required_argument, NULL, OPT_TEMPERATURE},
-	{"top-k", required_argument, NULL, OPT_TOP_K},
-	{"top-p", required_argument, NULL, OPT_TOP_P},
-	{"min-p", required_argument, NULL, OPT_MIN_P},
-	{"repeat-penalty", required_argument, NULL, OPT_PENALTY},
-	{"repeat-last-n", required_argument, NULL, OPT_LAST_N},
-	{"seed", required_argument, NULL, OPT_SEED},
-	{"no-hugepages", no_argument, NULL, OPT_NO_HUGE},
-	{"capture", no_argument, NULL, OPT_CAPTURE},
-	{"attach", required_argument, NULL, OPT_ATTACH},
-	{"json", no_argument, NULL, OPT_JSON},
-	{"help", no_argument, NULL, 'h'},
-	{0},
+    {"topology", required_argument, NULL, OPT_TOPOLOGY},
+    {"model", required_argument, NULL, OPT_MODEL},
+    {"driver", required_argument, NULL, OPT_DRIVER},
+    {"stages", required_argument, NULL, OPT_STAGES},
+    {"prompt", required_argument, NULL, 'p'},
+    {"prompt-ids", required_argument, NULL, OPT_IDS},
+    {"tokens", required_argument, NULL, OPT_TOKENS},
+    {"temperature", required_argument, NULL, OPT_TEMPERATURE},
+    {"top-k", required_argument, NULL, OPT_TOP_K},
+    {"top-p", required_argument, NULL, OPT_TOP_P},
+    {"min-p", required_argument, NULL, OPT_MIN_P},
+    {"repeat-penalty", required_argument, NULL, OPT_PENALTY},
+    {"repeat-last-n", required_argument, NULL, OPT_LAST_N},
+    {"seed", required_argument, NULL, OPT_SEED},
+    {"no-hugepages", no_argument, NULL, OPT_NO_HUGE},
+    {"capture", no_argument, NULL, OPT_CAPTURE},
+    {"attach", required_argument, NULL, OPT_ATTACH},
+    {"json", no_argument, NULL, OPT_JSON},
+    {"help", no_argument, NULL, 'h'},
+    {0},
 };
 
 static _Atomic int interrupted;
@@ -225,18 +239,18 @@ static int generate(const struct run_opts *o, const char *run_dir, const char *g
 		    json_t **results, struct ps_err *err)
 {
 	const struct client_opts co = {
-		.run_dir = run_dir,
-		.gateway = gateway,
-		.prompts = o->prompts,
-		.n_prompts = o->n_prompts,
-		.prompt_ids = o->ids,
-		.n_prompt_ids = o->n_ids,
-		.max_tokens = o->tokens,
-		.sampling = o->sampling,
-		.json = o->json,
-		.broken = l != NULL ? process_died : NULL,
-		.broken_ctx = l,
-		.stop = &interrupted,
+	    .run_dir = run_dir,
+	    .gateway = gateway,
+	    .prompts = o->prompts,
+	    .n_prompts = o->n_prompts,
+	    .prompt_ids = o->ids,
+	    .n_prompt_ids = o->n_ids,
+	    .max_tokens = o->tokens,
+	    .sampling = o->sampling,
+	    .json = o->json,
+	    .broken = l != NULL ? process_died : NULL,
+	    .broken_ctx = l,
+	    .stop = &interrupted,
 	};
 
 	return client_run(&co, results, err);

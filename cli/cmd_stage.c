@@ -13,13 +13,13 @@
 #include "stage/loop.h"
 
 static const char usage[] =
-	"usage: penstock stage [EAL arguments] -- --topology FILE --name NAME [--run-dir DIR] [--ready-fd N]\n\n"
-	"The process of one stage: receives batches from its upstream neighbour, runs its blocks, sends\n"
-	"the result downstream, until SIGTERM. Usually started by a launcher (run, up).\n\n"
-	"  --topology FILE  the deployment's topology file\n"
-	"  --name NAME      which of its stages this is\n"
-	"  --run-dir DIR    where the deployment's sockets and doorbells are (default: by topology name)\n"
-	"  --ready-fd N     write READY to this descriptor when both neighbours are connected\n";
+    "usage: penstock stage [EAL arguments] -- --topology FILE --name NAME [--run-dir DIR] [--ready-fd N]\n\n"
+    "The process of one stage: receives batches from its upstream neighbour, runs its blocks, sends\n"
+    "the result downstream, until SIGTERM. Usually started by a launcher (run, up).\n\n"
+    "  --topology FILE  the deployment's topology file\n"
+    "  --name NAME      which of its stages this is\n"
+    "  --run-dir DIR    where the deployment's sockets and doorbells are (default: by topology name)\n"
+    "  --ready-fd N     write READY to this descriptor when both neighbours are connected\n";
 
 struct stage_proc {
 	struct proc p;
@@ -48,7 +48,8 @@ static void stage_status(void *ctx, json_t *o)
 	json_object_set_new(o, "rows", json_integer((json_int_t)atomic_load(&s->stats.rows)));
 	json_object_set_new(o, "errors", json_integer((json_int_t)atomic_load(&s->stats.errors)));
 	json_object_set_new(o, "compute_ns", json_integer((json_int_t)atomic_load(&s->stats.compute_ns)));
-	json_object_set_new(o, "messages_in_place", json_integer((json_int_t)atomic_load(&s->stats.in_place)));
+	json_object_set_new(o, "messages_in_place",
+			    json_integer((json_int_t)atomic_load(&s->stats.in_place)));
 	json_object_set_new(o, "messages_placed", json_integer((json_int_t)atomic_load(&s->stats.copied)));
 	proc_status(&s->p, o);
 }
@@ -57,16 +58,16 @@ static int open_core(struct stage_proc *s, struct ps_err *err)
 {
 	const struct proc *p = &s->p;
 	const struct stage_core_cfg cfg = {
-		.gguf = p->gguf,
-		.stage = p->self_index,
-		.block_first = p->self->block_first,
-		.block_last = p->self->block_last,
-		.device = p->self->device,
-		.n_threads = p->self->n_threads,
-		.cores = p->self->n_cores > 0 ? p->self->cores : NULL,
-		.n_slots = p->topo->model.max_sequences,
-		.n_ctx = p->n_ctx,
-		.max_tokens = p->topo->model.max_batch_tokens,
+	    .gguf = p->gguf,
+	    .stage = p->self_index,
+	    .block_first = p->self->block_first,
+	    .block_last = p->self->block_last,
+	    .device = p->self->device,
+	    .n_threads = p->self->n_threads,
+	    .cores = p->self->n_cores > 0 ? p->self->cores : NULL,
+	    .n_slots = p->topo->model.max_sequences,
+	    .n_ctx = p->n_ctx,
+	    .max_tokens = p->topo->model.max_batch_tokens,
 	};
 	bool huge = p->topo->nodes[p->self->node].hugepages_mb > 0;
 	int rc = stage_core_open(&cfg, &s->core, err);
@@ -81,15 +82,15 @@ static void *compute_main(void *arg)
 {
 	struct stage_proc *s = arg;
 	const struct stage_loop_cfg cfg = {
-		.name = s->p.self->name,
-		.ep = s->p.ep,
-		.link_up = proc_link_up(&s->p),
-		.link_down = proc_link_down(&s->p),
-		.core = s->core,
-		.slots = s->slots,
-		.stop = &proc_stop,
-		.ready = proc_ready,
-		.ready_ctx = &s->p,
+	    .name = s->p.self->name,
+	    .ep = s->p.ep,
+	    .link_up = proc_link_up(&s->p),
+	    .link_down = proc_link_down(&s->p),
+	    .core = s->core,
+	    .slots = s->slots,
+	    .stop = &proc_stop,
+	    .ready = proc_ready,
+	    .ready_ctx = &s->p,
 	};
 
 	pthread_setname_np(pthread_self(), "penstock-comp");

@@ -14,13 +14,13 @@
 #define STATUS_TIMEOUT_MS 1000
 
 static const char usage[] =
-	"usage: penstock status [NAME] [--run-dir DIR] [--json] [--watch]\n\n"
-	"Asks every process of a deployment what it is and what is in use: device and kernels, blocks,\n"
-	"memory, driver mode of each port, state and counters of each link. Without NAME: every\n"
-	"deployment of this user.\n\n"
-	"  --run-dir DIR  a deployment by its run directory\n"
-	"  --json         one JSON object\n"
-	"  --watch        again every second\n";
+    "usage: penstock status [NAME] [--run-dir DIR] [--json] [--watch]\n\n"
+    "Asks every process of a deployment what it is and what is in use: device and kernels, blocks,\n"
+    "memory, driver mode of each port, state and counters of each link. Without NAME: every\n"
+    "deployment of this user.\n\n"
+    "  --run-dir DIR  a deployment by its run directory\n"
+    "  --json         one JSON object\n"
+    "  --watch        again every second\n";
 
 static bool is_socket_name(const char *name)
 {
@@ -48,7 +48,8 @@ static json_t *ask_all(const char *run_dir)
 		snprintf(name, sizeof(name), "%.*s", (int)strlen(e->d_name) - 5, e->d_name);
 		o = control_ask(run_dir, name, "status", STATUS_TIMEOUT_MS);
 		if (o == NULL)
-			o = json_pack("{s:s, s:b, s:s}", "name", name, "ready", 0, "error", "does not answer");
+			o = json_pack("{s:s, s:b, s:s}", "name", name, "ready", 0, "error",
+				      "does not answer");
 		json_object_del(o, "event");
 		json_array_append_new(procs, o);
 	}
@@ -79,21 +80,21 @@ static void print_proc(json_t *p)
 		printf(" (%s)", text_of(p, "error"));
 	if (json_object_get(p, "broken") != NULL)
 		printf(" (%s)", text_of(p, "broken"));
-	printf("  pid %lld  memory %s  slots %s  idle %s\n", int_of(p, "pid"), text_of(p, "memory"), text_of(p, "slots"),
-	       text_of(p, "idle"));
+	printf("  pid %lld  memory %s  slots %s  idle %s\n", int_of(p, "pid"), text_of(p, "memory"),
+	       text_of(p, "slots"), text_of(p, "idle"));
 	if (strcmp(text_of(p, "role"), "stage") == 0)
-		printf("    blocks %lld-%lld on %s (%s, %lld threads), %lld batches, %lld rows, %.1f ms compute\n",
-		       int_of(p, "block_first"), int_of(p, "block_last"), text_of(p, "device"), text_of(p, "isa"),
-		       int_of(p, "threads"), int_of(p, "batches"), int_of(p, "rows"),
+		printf("    blocks %lld-%lld on %s (%s, %lld threads), %lld batches, %lld rows, %.1f ms "
+		       "compute\n",
+		       int_of(p, "block_first"), int_of(p, "block_last"), text_of(p, "device"),
+		       text_of(p, "isa"), int_of(p, "threads"), int_of(p, "batches"), int_of(p, "rows"),
 		       (double)int_of(p, "compute_ns") / 1e6);
 	else
 		printf("    %lld requests, %lld tokens, %lld active, %lld waiting\n", int_of(p, "requests"),
 		       int_of(p, "tokens"), int_of(p, "active"), int_of(p, "waiting"));
-	json_array_foreach(ports, i, v)
-		printf("    port %zu: %s\n", i, json_string_value(v));
+	json_array_foreach(ports, i, v) printf("    port %zu: %s\n", i, json_string_value(v));
 	json_array_foreach(links, i, v)
-		printf("    link %lld to %-10s %-11s srtt %.1f us\n", int_of(v, "id"), text_of(v, "peer"),
-		       text_of(v, "state"), (double)int_of(v, "srtt_ns") / 1e3);
+	    printf("    link %lld to %-10s %-11s srtt %.1f us\n", int_of(v, "id"), text_of(v, "peer"),
+		   text_of(v, "state"), (double)int_of(v, "srtt_ns") / 1e3);
 }
 
 static json_t *ask_deployments(const char *name, const char *run_dir)
@@ -137,10 +138,12 @@ static int show(const char *name, const char *run_dir, bool json)
 		json_dumpf(all, stdout, JSON_COMPACT);
 		putchar('\n');
 	}
-	json_object_foreach(all, key, procs) {
+	json_object_foreach(all, key, procs)
+	{
 		if (!json)
 			printf("%s\n", key);
-		json_array_foreach(procs, i, p) {
+		json_array_foreach(procs, i, p)
+		{
 			if (!json)
 				print_proc(p);
 			if (!json_is_true(json_object_get(p, "ready")))
@@ -149,7 +152,8 @@ static int show(const char *name, const char *run_dir, bool json)
 	}
 	if (json_object_size(all) == 0) {
 		if (name != NULL || run_dir != NULL)
-			rc = cli_fail("status", "no deployment \"%s\" runs here; penstock up TOPOLOGY starts one",
+			rc = cli_fail("status",
+				      "no deployment \"%s\" runs here; penstock up TOPOLOGY starts one",
 				      name != NULL ? name : run_dir);
 		else if (!json)
 			printf("no deployment runs here\n");
@@ -162,9 +166,11 @@ static int show(const char *name, const char *run_dir, bool json)
 int cmd_status(int argc, char **argv)
 {
 	static const struct option longs[] = {
-		{"run-dir", required_argument, NULL, 'r'}, {"json", no_argument, NULL, 'j'},
-		{"watch", no_argument, NULL, 'w'},	   {"help", no_argument, NULL, 'h'},
-		{0},
+	    {"run-dir", required_argument, NULL, 'r'},
+	    {"json", no_argument, NULL, 'j'},
+	    {"watch", no_argument, NULL, 'w'},
+	    {"help", no_argument, NULL, 'h'},
+	    {0},
 	};
 	const char *run_dir = NULL, *name = NULL;
 	bool json = false, watch = false;

@@ -13,13 +13,13 @@
 #define TOKENIZE_MAX_BYTES (64u << 20) /* what the tokenizer takes */
 
 static const char usage[] =
-	"usage: penstock tokenize MODEL [--no-special] [--parse-special] < TEXT\n"
-	"       penstock tokenize MODEL --decode < IDS\n\n"
-	"Reads text on stdin and prints a JSON array of token ids; with --decode reads a JSON\n"
-	"array of ids (or ids separated by commas) and prints the text, byte for byte.\n\n"
-	"  --no-special      add no BOS or EOS\n"
-	"  --parse-special   text that spells a control token becomes that token\n"
-	"  --decode          ids to text\n";
+    "usage: penstock tokenize MODEL [--no-special] [--parse-special] < TEXT\n"
+    "       penstock tokenize MODEL --decode < IDS\n\n"
+    "Reads text on stdin and prints a JSON array of token ids; with --decode reads a JSON\n"
+    "array of ids (or ids separated by commas) and prints the text, byte for byte.\n\n"
+    "  --no-special      add no BOS or EOS\n"
+    "  --parse-special   text that spells a control token becomes that token\n"
+    "  --decode          ids to text\n";
 
 static int encode(const struct tokenizer *t, const char *text, size_t len, bool special, bool parse)
 {
@@ -29,7 +29,9 @@ static int encode(const struct tokenizer *t, const char *text, size_t len, bool 
 	int rc = tokenizer_encode(t, text, len, special, parse, &ids, &n);
 
 	if (rc == -EILSEQ)
-		return cli_fail("tokenize", "the vocabulary has no token for one of the text's bytes, and no unknown token");
+		return cli_fail(
+		    "tokenize",
+		    "the vocabulary has no token for one of the text's bytes, and no unknown token");
 	if (rc != 0)
 		return cli_fail("tokenize", "%s", strerror(-rc));
 	putchar('[');
@@ -53,7 +55,8 @@ static bool read_json_ids(const char *text, int32_t **ids_out, size_t *n_out)
 	}
 	*n_out = json_array_size(arr);
 	*ids_out = malloc((*n_out + 1) * sizeof(**ids_out));
-	json_array_foreach(arr, i, v) {
+	json_array_foreach(arr, i, v)
+	{
 		json_int_t id = json_integer_value(v);
 
 		if (*ids_out == NULL || !json_is_integer(v) || id < 0 || id > INT32_MAX) {
@@ -83,7 +86,8 @@ static int decode(const struct tokenizer *t, char *text)
 		return CLI_FAILED;
 	if (tokenizer_decode(t, ids, n, &out, &len) != 0) {
 		free(ids);
-		return cli_fail("tokenize", "an id is out of range: the vocabulary has %u tokens", tokenizer_n_vocab(t));
+		return cli_fail("tokenize", "an id is out of range: the vocabulary has %u tokens",
+				tokenizer_n_vocab(t));
 	}
 	fwrite(out, 1, len, stdout);
 	free(out);
@@ -109,7 +113,8 @@ static int tokenize(const char *model, bool dec, bool special, bool parse)
 	}
 	text = cli_read_all(STDIN_FILENO, TOKENIZE_MAX_BYTES, &len);
 	if (text == NULL)
-		rc = cli_fail("tokenize", "stdin: could not be read, or longer than %u bytes", TOKENIZE_MAX_BYTES);
+		rc = cli_fail("tokenize", "stdin: could not be read, or longer than %u bytes",
+			      TOKENIZE_MAX_BYTES);
 	else
 		rc = dec ? decode(t, text) : encode(t, text, len, special, parse);
 	free(text);
@@ -121,9 +126,11 @@ static int tokenize(const char *model, bool dec, bool special, bool parse)
 int cmd_tokenize(int argc, char **argv)
 {
 	static const struct option longs[] = {
-		{"no-special", no_argument, NULL, 'n'}, {"parse-special", no_argument, NULL, 'p'},
-		{"decode", no_argument, NULL, 'd'},	{"help", no_argument, NULL, 'h'},
-		{0},
+	    {"no-special", no_argument, NULL, 'n'},
+	    {"parse-special", no_argument, NULL, 'p'},
+	    {"decode", no_argument, NULL, 'd'},
+	    {"help", no_argument, NULL, 'h'},
+	    {0},
 	};
 	bool dec = false, special = true, parse = false;
 	int c;

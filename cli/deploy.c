@@ -9,7 +9,8 @@
 #define DEFAULT_TOPOLOGY "three-stages-memif.yaml"
 #define DEFAULT_CONTEXT  4096u
 
-int deploy_resolve(struct topology *t, struct gguf **gguf_out, struct model_hparams *hp_out, struct ps_err *err)
+int deploy_resolve(struct topology *t, struct gguf **gguf_out, struct model_hparams *hp_out,
+		   struct ps_err *err)
 {
 	uint32_t cuts[TOPO_MAX_STAGES + 1];
 	struct gguf *g = NULL;
@@ -28,14 +29,16 @@ int deploy_resolve(struct topology *t, struct gguf **gguf_out, struct model_hpar
 	return rc;
 }
 
-int deploy_context(const struct topology *t, const struct model_hparams *hp, uint32_t *n_ctx_out, struct ps_err *err)
+int deploy_context(const struct topology *t, const struct model_hparams *hp, uint32_t *n_ctx_out,
+		   struct ps_err *err)
 {
 	uint32_t n = t->model.context;
 
 	if (n == 0)
 		n = hp->n_ctx_train < DEFAULT_CONTEXT ? hp->n_ctx_train : DEFAULT_CONTEXT;
 	if (hp->n_ctx_max != 0 && n > hp->n_ctx_max)
-		return ps_err_set(err, -EINVAL, "%s: model.context is %u, expected at most %u: %s has no more positions",
+		return ps_err_set(err, -EINVAL,
+				  "%s: model.context is %u, expected at most %u: %s has no more positions",
 				  t->path, n, hp->n_ctx_max, t->model.path);
 	*n_ctx_out = n;
 	return 0;

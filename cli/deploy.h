@@ -16,8 +16,8 @@ int ps_warn_unused deploy_resolve(struct topology *t, struct gguf **gguf_out, st
 				  struct ps_err *err);
 
 /* Positions a sequence may have: model.context, or the model's own, at most 4096. */
-int ps_warn_unused deploy_context(const struct topology *t, const struct model_hparams *hp, uint32_t *n_ctx_out,
-				  struct ps_err *err);
+int ps_warn_unused deploy_context(const struct topology *t, const struct model_hparams *hp,
+				  uint32_t *n_ctx_out, struct ps_err *err);
 
 /* Loads a topology file (NULL: the one that ships) with overrides and resolves it. */
 int ps_warn_unused deploy_load(const char *path, const struct topo_overrides *ov, bool capture,

@@ -19,17 +19,17 @@ struct pipeline {
 static int open_core(struct pipeline *p, const uint32_t *cuts, uint32_t i, struct ps_err *err)
 {
 	const struct stage_core_cfg cfg = {
-		.gguf = p->cfg.gguf,
-		.stage = i,
-		.block_first = cuts[i],
-		.block_last = cuts[i + 1],
-		.device = p->cfg.device,
-		.n_threads = p->cfg.n_threads,
-		.n_slots = 1,
-		.n_ctx = p->cfg.n_ctx,
-		.max_tokens = p->cfg.max_tokens,
-		.logits = i + 1 == p->cfg.n_stages ? p->cfg.logits : NULL,
-		.logits_ctx = p->cfg.logits_ctx,
+	    .gguf = p->cfg.gguf,
+	    .stage = i,
+	    .block_first = cuts[i],
+	    .block_last = cuts[i + 1],
+	    .device = p->cfg.device,
+	    .n_threads = p->cfg.n_threads,
+	    .n_slots = 1,
+	    .n_ctx = p->cfg.n_ctx,
+	    .max_tokens = p->cfg.max_tokens,
+	    .logits = i + 1 == p->cfg.n_stages ? p->cfg.logits : NULL,
+	    .logits_ctx = p->cfg.logits_ctx,
 	};
 
 	return stage_core_open(&cfg, &p->cores[i], err);
@@ -54,7 +54,8 @@ int pipeline_open(const struct pipeline_cfg *cfg, struct pipeline **p_out, struc
 	for (i = 0; i < 2; i++) {
 		p->buf[i] = aligned_alloc(64, p->buf_bytes);
 		if (p->buf[i] == NULL) {
-			rc = ps_err_set(err, -ENOMEM, "out of memory for a message of %zu bytes", p->buf_bytes);
+			rc = ps_err_set(err, -ENOMEM, "out of memory for a message of %zu bytes",
+					p->buf_bytes);
 			goto out_close;
 		}
 	}
@@ -97,13 +98,14 @@ static int read_result(const uint8_t *msg, size_t len, int32_t *next_out, struct
 static int feed_chunk(struct pipeline *p, const int32_t *tokens, uint32_t n, uint32_t pos, int32_t *next_out,
 		      struct ps_err *err)
 {
-	struct act_seq seq = {.flags = ACT_SEQ_SAMPLE, .pos = pos, .n_tokens = n, .top_p = 1.0f, .repeat_penalty = 1.0f};
+	struct act_seq seq = {
+	    .flags = ACT_SEQ_SAMPLE, .pos = pos, .n_tokens = n, .top_p = 1.0f, .repeat_penalty = 1.0f};
 	struct act a = {
-		.kind = ACT_TOKENS,
-		.dtype = ACT_F32,
-		.batch_id = p->batch_id++,
-		.n_rows = n,
-		.n_seqs = 1,
+	    .kind = ACT_TOKENS,
+	    .dtype = ACT_F32,
+	    .batch_id = p->batch_id++,
+	    .n_rows = n,
+	    .n_seqs = 1,
 	};
 	uint8_t *hop_tx;
 	uint64_t now_ns;

@@ -20,9 +20,9 @@ struct pipeline_cfg {
 	const struct gguf *gguf;
 	uint32_t n_stages;
 	const char *device;
-	uint32_t n_threads;   /* each stage's; stages run one after the other */
+	uint32_t n_threads; /* each stage's; stages run one after the other */
 	uint32_t n_ctx;
-	uint32_t max_tokens;  /* rows of one message; longer inputs are cut */
+	uint32_t max_tokens; /* rows of one message; longer inputs are cut */
 	void (*logits)(void *ctx, const float *logits, uint32_t n_rows, uint32_t n_vocab);
 	void *logits_ctx;
 };

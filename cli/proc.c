@@ -23,9 +23,9 @@ _Atomic int proc_stop;
 int proc_parse_args(int argc, char **argv, const char *usage, struct proc_args *a)
 {
 	static const struct option longs[] = {
-		{"topology", required_argument, NULL, 't'}, {"name", required_argument, NULL, 'n'},
-		{"run-dir", required_argument, NULL, 'r'},  {"ready-fd", required_argument, NULL, 'f'},
-		{"help", no_argument, NULL, 'h'},	    {0},
+	    {"topology", required_argument, NULL, 't'}, {"name", required_argument, NULL, 'n'},
+	    {"run-dir", required_argument, NULL, 'r'},  {"ready-fd", required_argument, NULL, 'f'},
+	    {"help", no_argument, NULL, 'h'},           {0},
 	};
 	uint32_t fd;
 	int c, i, split = 0;
@@ -87,7 +87,7 @@ static int resolve_model(struct proc *p, struct ps_err *err)
 		rc = deploy_context(p->topo, &p->hp, &p->n_ctx, err);
 	if (rc == 0)
 		p->max_msg_bytes =
-			(uint32_t)act_max_bytes(p->topo->model.max_batch_tokens, ACT_MAX_SEQS, p->hp.n_embd);
+		    (uint32_t)act_max_bytes(p->topo->model.max_batch_tokens, ACT_MAX_SEQS, p->hp.n_embd);
 	return rc;
 }
 
@@ -173,31 +173,31 @@ static int plan_link(struct proc *p, struct port_plan *plan, const struct topo_l
 	uint32_t at;
 
 	if (p->n_links == DP_ENDPOINT_MAX_LINKS || (port == NULL && plan->n_ports == NIC_MAX_PORTS))
-		return ps_err_set(err, -EINVAL, "%s: %s has more links than the %u a process can hold", p->topo->path,
-				  p->self->name, DP_ENDPOINT_MAX_LINKS);
+		return ps_err_set(err, -EINVAL, "%s: %s has more links than the %u a process can hold",
+				  p->topo->path, p->self->name, DP_ENDPOINT_MAX_LINKS);
 	if (port == NULL) {
 		at = plan->n_ports++;
 		port = &plan->ports[at];
-		snprintf(plan->paths.socket[at], sizeof(plan->paths.socket[at]), "%s/link%u.memif", p->args.run_dir,
-			 tl->id);
+		snprintf(plan->paths.socket[at], sizeof(plan->paths.socket[at]), "%s/link%u.memif",
+			 p->args.run_dir, tl->id);
 		*port = (struct nic_port_cfg){
-			.driver = tl->driver == TOPO_DRIVER_AF_XDP ? NIC_DRIVER_AF_XDP : NIC_DRIVER_MEMIF,
-			.iface = self->iface,
-			.socket_path = plan->paths.socket[at],
-			.memif_server = side == 0,
-			.ip = self->ip,
-			.udp_port = self->udp_port,
-			.mtu = tl->mtu,
+		    .driver = tl->driver == TOPO_DRIVER_AF_XDP ? NIC_DRIVER_AF_XDP : NIC_DRIVER_MEMIF,
+		    .iface = self->iface,
+		    .socket_path = plan->paths.socket[at],
+		    .memif_server = side == 0,
+		    .ip = self->ip,
+		    .udp_port = self->udp_port,
+		    .mtu = tl->mtu,
 		};
 	}
 	at = (uint32_t)(port - plan->ports);
-	snprintf(plan->paths.bell[at][port->n_peers], sizeof(plan->paths.bell[at][0]), "%s/%s.bell", p->args.run_dir,
-		 p->topo->procs[other->proc].name);
+	snprintf(plan->paths.bell[at][port->n_peers], sizeof(plan->paths.bell[at][0]), "%s/%s.bell",
+		 p->args.run_dir, p->topo->procs[other->proc].name);
 	peer = &port->peers[port->n_peers];
 	*peer = (struct nic_peer_cfg){
-		.ip = other->ip,
-		.udp_port = other->udp_port,
-		.bell_path = tl->driver == TOPO_DRIVER_MEMIF ? plan->paths.bell[at][port->n_peers] : NULL,
+	    .ip = other->ip,
+	    .udp_port = other->udp_port,
+	    .bell_path = tl->driver == TOPO_DRIVER_MEMIF ? plan->paths.bell[at][port->n_peers] : NULL,
 	};
 	memcpy(peer->mac, other->mac, sizeof(peer->mac));
 	plan->link_port[p->n_links] = at;
@@ -223,7 +223,8 @@ static int plan_ports(struct proc *p, struct port_plan *plan, struct ps_err *err
 	return rc;
 }
 
-static void fill_link_cfg(struct proc *p, const struct port_plan *plan, uint32_t i, struct dp_endpoint_link *l)
+static void fill_link_cfg(struct proc *p, const struct port_plan *plan, uint32_t i,
+			  struct dp_endpoint_link *l)
 {
 	const struct topo_link *tl = &p->topo->links[p->link_ids[i] - 1];
 	const struct topo_wire *w = &p->topo->wire;
@@ -231,25 +232,25 @@ static void fill_link_cfg(struct proc *p, const struct port_plan *plan, uint32_t
 
 	l->port = p->ports[plan->link_port[i]];
 	l->cfg = (struct dp_link_cfg){
-		.link_id = tl->id,
-		.peer = plan->link_peer[i],
-		.side = tl->end[0].proc == p->self_index ? 0 : 1,
-		.mtu = tl->mtu,
-		.max_msg_bytes = p->max_msg_bytes,
-		.rx_slots = w->slots,
-		.window_bytes = w->window_bytes,
-		.payload_crc = w->checksum == TOPO_ON ||
-			       (w->checksum == TOPO_AUTO && tl->driver != TOPO_DRIVER_MEMIF),
-		.allow_in_place = true,
-		.topology_hash = topo_hash(p->topo),
-		.model_hash = gguf_hash(p->gguf),
-		.block_first = p->self->block_first,
-		.block_last = p->self->block_last,
-		.dead_silence_ns = (uint64_t)w->dead_after_ms * 1000000ull,
-		.self_name = p->self->name,
-		.peer_name = p->topo->procs[p->link_peers[i]].name,
-		.rx_slot_mem = dp_slots_base(p->rx_slots) + stride * w->slots * i,
-		.rx_slot_stride = stride,
+	    .link_id = tl->id,
+	    .peer = plan->link_peer[i],
+	    .side = tl->end[0].proc == p->self_index ? 0 : 1,
+	    .mtu = tl->mtu,
+	    .max_msg_bytes = p->max_msg_bytes,
+	    .rx_slots = w->slots,
+	    .window_bytes = w->window_bytes,
+	    .payload_crc =
+		w->checksum == TOPO_ON || (w->checksum == TOPO_AUTO && tl->driver != TOPO_DRIVER_MEMIF),
+	    .allow_in_place = true,
+	    .topology_hash = topo_hash(p->topo),
+	    .model_hash = gguf_hash(p->gguf),
+	    .block_first = p->self->block_first,
+	    .block_last = p->self->block_last,
+	    .dead_silence_ns = (uint64_t)w->dead_after_ms * 1000000ull,
+	    .self_name = p->self->name,
+	    .peer_name = p->topo->procs[p->link_peers[i]].name,
+	    .rx_slot_mem = dp_slots_base(p->rx_slots) + stride * w->slots * i,
+	    .rx_slot_stride = stride,
 	};
 }
 
@@ -258,15 +259,15 @@ static int start_ports(struct proc *p, struct port_plan *plan, struct ps_err *er
 	const struct topo_node *node = &p->topo->nodes[p->self->node];
 	char prefix[96];
 	const struct nic_cfg cfg = {
-		.name = p->self->name,
-		.file_prefix = prefix,
-		.hugepages_mb = node->hugepages_mb,
-		.capture = p->topo->wire.capture,
-		.eal_argc = p->args.eal_argc,
-		.eal_argv = p->args.eal_argv,
-		.ports = plan->ports,
-		.n_ports = plan->n_ports,
-		.wait_ms = 20000,
+	    .name = p->self->name,
+	    .file_prefix = prefix,
+	    .hugepages_mb = node->hugepages_mb,
+	    .capture = p->topo->wire.capture,
+	    .eal_argc = p->args.eal_argc,
+	    .eal_argv = p->args.eal_argv,
+	    .ports = plan->ports,
+	    .n_ports = plan->n_ports,
+	    .wait_ms = 20000,
 	};
 	int rc;
 
@@ -281,11 +282,11 @@ static int start_endpoint(struct proc *p, const struct port_plan *plan, struct p
 {
 	struct dp_endpoint_link links[DP_ENDPOINT_MAX_LINKS];
 	struct dp_endpoint_cfg cfg = {
-		.links = links,
-		.n_links = p->n_links,
-		.idle = p->self->idle == TOPO_IDLE_SPIN ? DP_IDLE_SPIN : DP_IDLE_ADAPTIVE,
-		.io_bell = p->io_bell,
-		.app_bell = p->app_bell,
+	    .links = links,
+	    .n_links = p->n_links,
+	    .idle = p->self->idle == TOPO_IDLE_SPIN ? DP_IDLE_SPIN : DP_IDLE_ADAPTIVE,
+	    .io_bell = p->io_bell,
+	    .app_bell = p->app_bell,
 	};
 	uint32_t i;
 
@@ -307,7 +308,8 @@ static void *io_main(void *arg)
 		CPU_ZERO(&set);
 		CPU_SET((size_t)p->self->io_core, &set);
 		if (pthread_setaffinity_np(pthread_self(), sizeof(set), &set) != 0)
-			fprintf(stderr, "topic=cpu level=warn text=\"cannot pin the I/O thread to core %d\"\n",
+			fprintf(stderr,
+				"topic=cpu level=warn text=\"cannot pin the I/O thread to core %d\"\n",
 				p->self->io_core);
 	}
 	dp_endpoint_run(p->ep);
@@ -318,10 +320,11 @@ static void say_start(const struct proc *p)
 {
 	uint32_t i;
 
-	fprintf(stderr, "topic=start process=%s pid=%d memory=\"%s\" slots=%s idle=%s blocks=%u-%u context=%u\n",
-		p->self->name, (int)getpid(), nic_describe(), dp_slots_memory_name(dp_slots_memory(p->rx_slots)),
-		p->self->idle == TOPO_IDLE_SPIN ? "spin" : "adaptive", p->self->block_first,
-		p->self->block_last > 0 ? p->self->block_last - 1 : 0, p->n_ctx);
+	fprintf(
+	    stderr, "topic=start process=%s pid=%d memory=\"%s\" slots=%s idle=%s blocks=%u-%u context=%u\n",
+	    p->self->name, (int)getpid(), nic_describe(), dp_slots_memory_name(dp_slots_memory(p->rx_slots)),
+	    p->self->idle == TOPO_IDLE_SPIN ? "spin" : "adaptive", p->self->block_first,
+	    p->self->block_last > 0 ? p->self->block_last - 1 : 0, p->n_ctx);
 	for (i = 0; i < p->n_ports; i++)
 		fprintf(stderr, "topic=port process=%s port=%u %s\n", p->self->name, i,
 			p->ports[i]->ops->describe(p->ports[i]));
@@ -344,7 +347,8 @@ int proc_start(struct proc *p, struct ps_err *err)
 	rc = p->app_bell == NULL || plan == NULL || thread == NULL ? ps_err_set(err, -ENOMEM, "out of memory")
 								   : plan_ports(p, plan, err);
 	if (rc == 0)
-		rc = dp_slots_create(p->n_links * p->topo->wire.slots, p->max_msg_bytes, huge, &p->rx_slots, err);
+		rc = dp_slots_create(p->n_links * p->topo->wire.slots, p->max_msg_bytes, huge, &p->rx_slots,
+				     err);
 	if (rc == 0)
 		rc = start_ports(p, plan, err);
 	if (rc == 0)
@@ -418,7 +422,8 @@ void proc_ready(void *ctx)
 	if (p->args.ready_fd < 0)
 		return;
 	if (write(p->args.ready_fd, "READY\n", 6) != 6)
-		fprintf(stderr, "topic=ready level=warn process=%s text=\"the launcher is gone\"\n", p->self->name);
+		fprintf(stderr, "topic=ready level=warn process=%s text=\"the launcher is gone\"\n",
+			p->self->name);
 	close(p->args.ready_fd);
 	p->args.ready_fd = -1;
 }
@@ -432,11 +437,13 @@ static json_t *link_json(const struct proc *p, uint32_t i)
 
 	for (c = 0; c < DP_COUNTER_COUNT; c++) {
 		if (values[c] != 0)
-			json_object_set_new(counters, dp_counter_infos[c].name, json_integer((json_int_t)values[c]));
+			json_object_set_new(counters, dp_counter_infos[c].name,
+					    json_integer((json_int_t)values[c]));
 	}
 	o = json_pack("{s:i, s:s, s:s, s:I, s:o}", "id", (int)p->link_ids[i], "peer",
-		      p->topo->procs[p->link_peers[i]].name, "state", states[dp_endpoint_link_state(p->ep, i)],
-		      "srtt_ns", (json_int_t)dp_endpoint_link_srtt_ns(p->ep, i), "counters", counters);
+		      p->topo->procs[p->link_peers[i]].name, "state",
+		      states[dp_endpoint_link_state(p->ep, i)], "srtt_ns",
+		      (json_int_t)dp_endpoint_link_srtt_ns(p->ep, i), "counters", counters);
 	return o;
 }
 
@@ -458,11 +465,13 @@ void proc_status(void *ctx, json_t *object)
 	json_object_set_new(object, "model", json_string(gguf_path(p->gguf)));
 	json_object_set_new(object, "memory", json_string(nic_describe()));
 	json_object_set_new(object, "slots", json_string(dp_slots_memory_name(dp_slots_memory(p->rx_slots))));
-	json_object_set_new(object, "idle", json_string(p->self->idle == TOPO_IDLE_SPIN ? "spin" : "adaptive"));
-	json_object_set_new(object, "io",
-			    json_pack("{s:I, s:I, s:I, s:I, s:I}", "loops", (json_int_t)st.loops, "busy_loops",
-				      (json_int_t)st.busy_loops, "sleeps", (json_int_t)st.sleeps, "rx_unknown_link",
-				      (json_int_t)st.rx_unknown_link, "tx_dropped", (json_int_t)st.tx_dropped));
+	json_object_set_new(object, "idle",
+			    json_string(p->self->idle == TOPO_IDLE_SPIN ? "spin" : "adaptive"));
+	json_object_set_new(
+	    object, "io",
+	    json_pack("{s:I, s:I, s:I, s:I, s:I}", "loops", (json_int_t)st.loops, "busy_loops",
+		      (json_int_t)st.busy_loops, "sleeps", (json_int_t)st.sleeps, "rx_unknown_link",
+		      (json_int_t)st.rx_unknown_link, "tx_dropped", (json_int_t)st.tx_dropped));
 	json_object_set_new(object, "ports", ports);
 	json_object_set_new(object, "links", links);
 }

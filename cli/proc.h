@@ -19,13 +19,13 @@
 #include "topology/topology.h"
 
 struct proc_args {
-	const char *cmd;       /* "stage" or "gateway" */
+	const char *cmd; /* "stage" or "gateway" */
 	const char *topology;
-	const char *name;      /* NULL: the gateway's */
+	const char *name; /* NULL: the gateway's */
 	char run_dir[TOPO_PATH_BYTES];
-	int ready_fd;          /* -1: none; "READY\n" is written there once */
+	int ready_fd; /* -1: none; "READY\n" is written there once */
 	int eal_argc;
-	char **eal_argv;       /* argv[0] and what stood before "--" */
+	char **eal_argv; /* argv[0] and what stood before "--" */
 };
 
 /* Parses `[EAL args] -- [own args]` or `[own args]`. -1: go on; else the exit code. */

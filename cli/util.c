@@ -98,8 +98,8 @@ bool cli_ids(const char *cmd, const char *option, const char *text, int32_t **id
 		v = strtol(p, &end, 10);
 		if (*p < '0' || *p > '9' || errno != 0 || v > INT32_MAX || (*end != ',' && *end != '\0') ||
 		    (*end == ',' && end[1] == '\0')) {
-			cli_usage(cmd, "%s: found \"%.24s\" at character %zu, expected token ids as in 1,2,3", option, p,
-				  (size_t)(p - text) + 1);
+			cli_usage(cmd, "%s: found \"%.24s\" at character %zu, expected token ids as in 1,2,3",
+				  option, p, (size_t)(p - text) + 1);
 			free(ids);
 			return false;
 		}

@@ -112,7 +112,8 @@ static int check_kind_shape(const struct act *a, struct ps_err *err)
 
 	if ((a->kind == ACT_HIDDEN && !has_width) ||
 	    ((a->kind == ACT_TOKENS || a->kind == ACT_SAMPLED) && has_width))
-		return ps_err_set(err, -EBADMSG, "batch of kind %u with a width of %u", (unsigned)a->kind, a->width);
+		return ps_err_set(err, -EBADMSG, "batch of kind %u with a width of %u", (unsigned)a->kind,
+				  a->width);
 	if (a->kind == ACT_ERROR && a->n_rows != 1)
 		return ps_err_set(err, -EBADMSG, "error batch of %u rows, expected 1", a->n_rows);
 	return 0;
@@ -139,8 +140,9 @@ static int parse_desc(const uint8_t *data, size_t len, struct act *a, struct ps_
 		return ps_err_set(err, -EBADMSG, "batch of kind %u: element type %u", (unsigned)a->kind,
 				  (unsigned)a->dtype);
 	if (!shape_ok(a))
-		return ps_err_set(err, -EBADMSG, "batch: %u rows, %u sequences, %u hops, width %u: out of range",
-				  a->n_rows, a->n_seqs, a->n_hops, a->width);
+		return ps_err_set(err, -EBADMSG,
+				  "batch: %u rows, %u sequences, %u hops, width %u: out of range", a->n_rows,
+				  a->n_seqs, a->n_hops, a->width);
 	return check_kind_shape(a, err);
 }
 
@@ -165,7 +167,8 @@ static int parse_seqs(const struct act *a, struct ps_err *err)
 
 		act_seq_get(a, i, &seq);
 		if ((seq.flags & ~ACT_SEQ_FLAGS) != 0)
-			return ps_err_set(err, -EBADMSG, "batch: sequence %u has unknown flags %#x", i, seq.flags);
+			return ps_err_set(err, -EBADMSG, "batch: sequence %u has unknown flags %#x", i,
+					  seq.flags);
 		rows += seq.n_tokens;
 	}
 	/* An error keeps the table of the batch that failed, but has the one row of its text. */
@@ -187,7 +190,8 @@ int act_parse(const uint8_t *data, size_t len, struct act *a_out, struct ps_err 
 	/* The view is const in spirit: only act_*_put, which a receiver does not call, writes. */
 	set_sections(&a, (uint8_t *)(uintptr_t)data);
 	if (a.len != len || ps_load64(data + D_LEN) != len)
-		return ps_err_set(err, -EBADMSG, "batch: %zu bytes, its descriptor says %llu and its counts %zu", len,
+		return ps_err_set(err, -EBADMSG,
+				  "batch: %zu bytes, its descriptor says %llu and its counts %zu", len,
 				  (unsigned long long)ps_load64(data + D_LEN), a.len);
 	rc = parse_seqs(&a, err);
 	if (rc == 0)
@@ -228,11 +232,11 @@ uint8_t *act_hop_tx_ns(const struct act *a, uint32_t i)
 size_t act_max_bytes(uint32_t max_rows, uint32_t max_seqs, uint32_t n_embd)
 {
 	struct act a = {
-		.dtype = ACT_F32,
-		.n_rows = max_rows,
-		.n_seqs = max_seqs,
-		.n_hops = ACT_MAX_HOPS,
-		.width = n_embd,
+	    .dtype = ACT_F32,
+	    .n_rows = max_rows,
+	    .n_seqs = max_seqs,
+	    .n_hops = ACT_MAX_HOPS,
+	    .width = n_embd,
 	};
 
 	return act_bytes(&a);

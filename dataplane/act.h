@@ -18,14 +18,14 @@
 
 #include "base/err.h"
 
-#define ACT_MAGIC       0x54434150u /* "PACT" */
-#define ACT_VERSION     1u
-#define ACT_DESC_BYTES  64u
-#define ACT_SEQ_BYTES   64u
-#define ACT_HOP_BYTES   48u
-#define ACT_MAX_SEQS    256u
-#define ACT_MAX_HOPS    65u /* the gateway and 64 stages */
-#define ACT_ALIGN       64u
+#define ACT_MAGIC      0x54434150u /* "PACT" */
+#define ACT_VERSION    1u
+#define ACT_DESC_BYTES 64u
+#define ACT_SEQ_BYTES  64u
+#define ACT_HOP_BYTES  48u
+#define ACT_MAX_SEQS   256u
+#define ACT_MAX_HOPS   65u /* the gateway and 64 stages */
+#define ACT_ALIGN      64u
 
 enum act_kind {
 	ACT_TOKENS = 1,  /* gateway to the first stage: token ids, no activations */
@@ -40,32 +40,32 @@ enum act_dtype {
 };
 
 /* act_seq.flags */
-#define ACT_SEQ_SAMPLE 1u /* a token is wanted after its last row */
+#define ACT_SEQ_SAMPLE 1u             /* a token is wanted after its last row */
 #define ACT_SEQ_FLAGS  ACT_SEQ_SAMPLE /* all that are defined; others are refused */
 
 /* A run of consecutive rows of one sequence. */
 struct act_seq {
 	uint32_t seq_id;
-	uint16_t slot;         /* KV slot on every stage, given out by the gateway */
+	uint16_t slot; /* KV slot on every stage, given out by the gateway */
 	uint16_t flags;
-	uint32_t pos;          /* position of its first row; 0 starts the slot afresh */
+	uint32_t pos; /* position of its first row; 0 starts the slot afresh */
 	uint32_t n_tokens;
 	float temperature, top_p, min_p, repeat_penalty;
 	int32_t top_k, repeat_last_n;
 	uint64_t seed;
-	int32_t token;         /* ACT_SAMPLED: the id, -1 where none was asked for */
+	int32_t token; /* ACT_SAMPLED: the id, -1 where none was asked for */
 	uint32_t reserved0;
 	uint64_t reserved1;
 };
 
 /* One process's handling of the batch; times are CLOCK_MONOTONIC of the clock named. */
 struct act_hop {
-	uint32_t proc;         /* stage number; the gateway is 0xffffffff */
-	uint32_t clock_id;     /* same value: same clock, times can be subtracted */
-	uint64_t rx_ns;        /* message whole at the I/O thread (gateway: when it was queued) */
-	uint64_t start_ns;     /* compute started */
-	uint64_t end_ns;       /* compute ended */
-	uint64_t tx_ns;        /* handed to the link */
+	uint32_t proc;     /* stage number; the gateway is 0xffffffff */
+	uint32_t clock_id; /* same value: same clock, times can be subtracted */
+	uint64_t rx_ns;    /* message whole at the I/O thread (gateway: when it was queued) */
+	uint64_t start_ns; /* compute started */
+	uint64_t end_ns;   /* compute ended */
+	uint64_t tx_ns;    /* handed to the link */
 	uint64_t reserved;
 };
 
@@ -76,16 +76,16 @@ struct act {
 	enum act_kind kind;
 	enum act_dtype dtype;
 	uint32_t batch_id;
-	uint32_t n_rows;       /* sum of the sequences' n_tokens */
+	uint32_t n_rows; /* sum of the sequences' n_tokens */
 	uint32_t n_seqs;
 	uint32_t n_hops;
-	uint32_t width;        /* elements a row of the payload; 0: no payload */
-	uint32_t block_next;   /* first block that has not run yet */
-	uint8_t *seqs;         /* use act_seq_get/put */
+	uint32_t width;      /* elements a row of the payload; 0: no payload */
+	uint32_t block_next; /* first block that has not run yet */
+	uint8_t *seqs;       /* use act_seq_get/put */
 	uint8_t *hops;
-	uint8_t *tokens;       /* [n_rows] int32, 4-byte aligned if the message is */
-	uint8_t *payload;      /* [n_rows, width] */
-	size_t len;            /* of the whole message */
+	uint8_t *tokens;  /* [n_rows] int32, 4-byte aligned if the message is */
+	uint8_t *payload; /* [n_rows, width] */
+	size_t len;       /* of the whole message */
 };
 
 /* Bytes of a message of this shape; 0 if a count is out of range. */

@@ -16,8 +16,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define BELL_MAGIC    0x4c4c4542u /* "BELL" */
-#define BELL_PAGE     4096u
+#define BELL_MAGIC 0x4c4c4542u /* "BELL" */
+#define BELL_PAGE  4096u
 
 /* How the sleeper can be woken; the value of bell_page.state. */
 enum bell_state { BELL_AWAKE, BELL_ON_FUTEX, BELL_ON_FIFO };
@@ -30,7 +30,7 @@ struct bell_page {
 
 struct dp_bell {
 	struct bell_page *page;
-	int fifo;     /* read and write end for the owner, write end for the others */
+	int fifo; /* read and write end for the owner, write end for the others */
 	bool shared;
 	bool owner;
 	bool armed_fifo;
@@ -257,8 +257,8 @@ static void drain_fifo(struct dp_bell *b)
 void dp_bell_wait(struct dp_bell *b, struct pollfd *fds, uint32_t n_fds, uint64_t timeout_ns)
 {
 	struct timespec ts = {
-		.tv_sec = (time_t)(timeout_ns / 1000000000ull),
-		.tv_nsec = (long)(timeout_ns % 1000000000ull),
+	    .tv_sec = (time_t)(timeout_ns / 1000000000ull),
+	    .tv_nsec = (long)(timeout_ns % 1000000000ull),
 	};
 	struct pollfd all[DP_BELL_MAX_FDS + 1];
 

@@ -14,12 +14,12 @@
 #include "base/pause.h"
 #include "dataplane/ring.h"
 
-#define EP_BURST            32u
-#define EP_TX_RETRIES       64u /* immediate retries of a burst the driver did not take whole */
-#define EP_RING_SIZE        64u /* >= DP_LINK_MAX_INFLIGHT * 2, a power of two */
-#define EP_EVENTS           32u
-#define EP_MAX_SLEEP_NS     20000000ull /* bounds a sleep whatever the deadlines say */
-#define EP_HDR_LINK_OFFSET  12u /* of the link id in a header (wire.h) */
+#define EP_BURST           32u
+#define EP_TX_RETRIES      64u /* immediate retries of a burst the driver did not take whole */
+#define EP_RING_SIZE       64u /* >= DP_LINK_MAX_INFLIGHT * 2, a power of two */
+#define EP_EVENTS          32u
+#define EP_MAX_SLEEP_NS    20000000ull /* bounds a sleep whatever the deadlines say */
+#define EP_HDR_LINK_OFFSET 12u         /* of the link id in a header (wire.h) */
 
 static_assert(EP_RING_SIZE >= 2 * DP_LINK_MAX_INFLIGHT, "a ring holds all messages of a link");
 
@@ -102,10 +102,11 @@ static int check_ring(const struct dp_endpoint *ep, uint32_t port, struct ps_err
 		links += ep->links[i].port_index == port;
 	if (links * DP_LINK_MAX_PACKETS <= ring / 2)
 		return 0;
-	return ps_err_set(err, -EINVAL,
-			  "%u links on one port: their windows of %u packets each need a receive ring of %u, this one has "
-			  "%u: give some of them a port of their own",
-			  links, DP_LINK_MAX_PACKETS, links * DP_LINK_MAX_PACKETS * 2, ring);
+	return ps_err_set(
+	    err, -EINVAL,
+	    "%u links on one port: their windows of %u packets each need a receive ring of %u, this one has "
+	    "%u: give some of them a port of their own",
+	    links, DP_LINK_MAX_PACKETS, links * DP_LINK_MAX_PACKETS * 2, ring);
 }
 
 static int create_link(struct dp_endpoint *ep, uint32_t i, struct ps_err *err)
@@ -132,8 +133,8 @@ int dp_endpoint_create(const struct dp_endpoint_cfg *cfg, struct dp_endpoint **e
 	int rc = 0;
 
 	if (cfg->n_links == 0 || cfg->n_links > DP_ENDPOINT_MAX_LINKS)
-		return ps_err_set(err, -EINVAL, "an endpoint has 1 to %u links, not %u", DP_ENDPOINT_MAX_LINKS,
-				  cfg->n_links);
+		return ps_err_set(err, -EINVAL, "an endpoint has 1 to %u links, not %u",
+				  DP_ENDPOINT_MAX_LINKS, cfg->n_links);
 	ep = aligned_alloc(DP_CACHE_LINE, (sizeof(*ep) + DP_CACHE_LINE - 1) / DP_CACHE_LINE * DP_CACHE_LINE);
 	if (ep == NULL)
 		return ps_err_set(err, -ENOMEM, "out of memory for an endpoint");
@@ -242,7 +243,7 @@ static uint32_t deliver(struct dp_endpoint *ep, uint32_t i)
 		n++;
 	}
 	el->undelivered =
-		!dp_ring_can_push(&ep->events) || !dp_ring_can_push(&ep->rx) || !dp_ring_can_push(&ep->done);
+	    !dp_ring_can_push(&ep->events) || !dp_ring_can_push(&ep->rx) || !dp_ring_can_push(&ep->done);
 	return n;
 }
 

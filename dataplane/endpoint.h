@@ -33,8 +33,8 @@ enum dp_idle {
 };
 
 struct dp_endpoint_link {
-	struct dp_port *port;     /* several links may share one */
-	struct dp_link_cfg cfg;   /* buf_free and its context are filled by the endpoint */
+	struct dp_port *port;   /* several links may share one */
+	struct dp_link_cfg cfg; /* buf_free and its context are filled by the endpoint */
 };
 
 struct dp_endpoint_cfg {

@@ -9,9 +9,9 @@
 
 #include "base/check.h"
 
-#define LB_LINE          64u
-#define LB_IP_UDP_BYTES  28u /* IPv4 and UDP headers, which the mtu counts */
-#define LB_DESCRIBE_CAP  160u
+#define LB_LINE         64u
+#define LB_IP_UDP_BYTES 28u /* IPv4 and UDP headers, which the mtu counts */
+#define LB_DESCRIBE_CAP 160u
 
 enum lb_frame_state { LB_FREE, LB_SENT, LB_HELD };
 
@@ -221,25 +221,26 @@ static void lb_close(struct dp_port *port)
 }
 
 static const struct dp_port_ops lb_ops = {
-	.rx_burst = lb_rx_burst,
-	.tx_burst = lb_tx_burst,
-	.buf_free = lb_buf_free,
-	.wait_fd = lb_wait_fd,
-	.ring_peer = lb_ring_peer,
-	.link_up = lb_link_up,
-	.counters = lb_counters,
-	.describe = lb_describe,
-	.close = lb_close,
+    .rx_burst = lb_rx_burst,
+    .tx_burst = lb_tx_burst,
+    .buf_free = lb_buf_free,
+    .wait_fd = lb_wait_fd,
+    .ring_peer = lb_ring_peer,
+    .link_up = lb_link_up,
+    .counters = lb_counters,
+    .describe = lb_describe,
+    .close = lb_close,
 };
 
 static int check_cfg(const struct dp_loopback_cfg *cfg, struct ps_err *err)
 {
 	if (cfg->mtu < DP_LOOPBACK_MTU_MIN || cfg->mtu > DP_LOOPBACK_MTU_MAX)
-		return ps_err_set(err, -EINVAL, "loopback: mtu %u, expected %u to %u", cfg->mtu, DP_LOOPBACK_MTU_MIN,
-				  DP_LOOPBACK_MTU_MAX);
-	if (cfg->n_frames < 2 || cfg->n_frames > DP_LOOPBACK_FRAMES_MAX || (cfg->n_frames & (cfg->n_frames - 1)) != 0)
-		return ps_err_set(err, -EINVAL, "loopback: %u frames, expected a power of two from 2 to %u", cfg->n_frames,
-				  DP_LOOPBACK_FRAMES_MAX);
+		return ps_err_set(err, -EINVAL, "loopback: mtu %u, expected %u to %u", cfg->mtu,
+				  DP_LOOPBACK_MTU_MIN, DP_LOOPBACK_MTU_MAX);
+	if (cfg->n_frames < 2 || cfg->n_frames > DP_LOOPBACK_FRAMES_MAX ||
+	    (cfg->n_frames & (cfg->n_frames - 1)) != 0)
+		return ps_err_set(err, -EINVAL, "loopback: %u frames, expected a power of two from 2 to %u",
+				  cfg->n_frames, DP_LOOPBACK_FRAMES_MAX);
 	if (cfg->lose_ppm > 1000000u)
 		return ps_err_set(err, -EINVAL, "loopback: loses %u packets of a million", cfg->lose_ppm);
 	return 0;
@@ -264,7 +265,8 @@ static int init_port(struct dp_loopback *lb, uint32_t side, const struct lb_dir 
 		p->stack[i] = lb->cfg.n_frames - 1 - i;
 	p->n_stack = lb->cfg.n_frames;
 	snprintf(p->text, sizeof(p->text), "loopback shared-memory,copy mtu=%u frames=%u%s", lb->cfg.mtu,
-		 lb->cfg.n_frames, lb->cfg.lose_every != 0 || lb->cfg.lose_ppm != 0 ? " loss=deliberate" : "");
+		 lb->cfg.n_frames,
+		 lb->cfg.lose_every != 0 || lb->cfg.lose_ppm != 0 ? " loss=deliberate" : "");
 	return 0;
 }
 
@@ -283,12 +285,14 @@ int dp_loopback_create(const struct dp_loopback_cfg *cfg, struct dp_loopback **l
 		return ps_err_set(err, -ENOMEM, "out of memory for a loopback");
 	lb->cfg = *cfg;
 	lb->frame_stride = (sizeof(struct lb_frame) + cfg->mtu + LB_LINE - 1) & ~(size_t)(LB_LINE - 1);
-	ring_bytes = (sizeof(struct lb_ring) + cfg->n_frames * sizeof(uint32_t) + LB_LINE - 1) & ~(size_t)(LB_LINE - 1);
+	ring_bytes = (sizeof(struct lb_ring) + cfg->n_frames * sizeof(uint32_t) + LB_LINE - 1) &
+		     ~(size_t)(LB_LINE - 1);
 	dir_bytes = 2 * ring_bytes + cfg->n_frames * lb->frame_stride;
 	lb->map_bytes = 2 * dir_bytes;
 	lb->map = mmap(NULL, lb->map_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (lb->map == MAP_FAILED) {
-		rc = ps_err_set(err, -ENOMEM, "loopback: cannot map %zu bytes: %s", lb->map_bytes, strerror(errno));
+		rc = ps_err_set(err, -ENOMEM, "loopback: cannot map %zu bytes: %s", lb->map_bytes,
+				strerror(errno));
 		free(lb);
 		return rc;
 	}

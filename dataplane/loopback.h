@@ -26,11 +26,11 @@
 struct dp_loopback;
 
 struct dp_loopback_cfg {
-	uint32_t mtu;       /* largest IP packet; 28 bytes of it stand for the headers that are not there */
-	uint32_t n_frames;  /* in flight in one direction at most; a power of two */
-	uint32_t lose_every;/* every so many packets sent, one is lost; 0: none */
-	uint32_t lose_ppm;  /* besides, each packet is lost with this probability, in millionths */
-	uint64_t seed;      /* of the losses: the same seed loses the same packets of each side */
+	uint32_t mtu;        /* largest IP packet; 28 bytes of it stand for the headers that are not there */
+	uint32_t n_frames;   /* in flight in one direction at most; a power of two */
+	uint32_t lose_every; /* every so many packets sent, one is lost; 0: none */
+	uint32_t lose_ppm;   /* besides, each packet is lost with this probability, in millionths */
+	uint64_t seed;       /* of the losses: the same seed loses the same packets of each side */
 };
 
 /* Maps the memory of both directions. -EINVAL: a value out of range; -ENOMEM. */

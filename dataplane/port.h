@@ -58,7 +58,8 @@ struct dp_port_ops {
 	/* Is the carrier up (memif: has the peer connected)? */
 	bool (*link_up)(struct dp_port *p);
 	void (*counters)(struct dp_port *p, struct dp_port_counters *out);
-	/* One line of what is really in use, e.g. "af_xdp iface=v0 mode=native,copy mtu=3400 hugepages=yes". */
+	/* One line of what is really in use, e.g. "af_xdp iface=v0 mode=native,copy mtu=3400 hugepages=yes".
+	 */
 	const char *(*describe)(struct dp_port *p);
 	void (*close)(struct dp_port *p);
 };

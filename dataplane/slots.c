@@ -6,9 +6,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define SLOT_ALIGN   64u
-#define HUGE_BYTES   (2u << 20)
-#define POISON       0xdb
+#define SLOT_ALIGN 64u
+#define HUGE_BYTES (2u << 20)
+#define POISON     0xdb
 
 struct dp_slots {
 	uint8_t *mem;

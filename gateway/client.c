@@ -147,7 +147,8 @@ int gw_listen(const char *path)
 	if (fd < 0)
 		return fd;
 	unlink(path);
-	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) != 0 || chmod(path, 0600) != 0 || listen(fd, 16) != 0) {
+	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) != 0 || chmod(path, 0600) != 0 ||
+	    listen(fd, 16) != 0) {
 		rc = -errno;
 		close(fd);
 		return rc;

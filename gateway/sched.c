@@ -32,12 +32,12 @@ struct sequence {
 
 struct gw_sched {
 	struct gw_sched_cfg cfg;
-	struct sequence *seqs;  /* [n_seqs] */
+	struct sequence *seqs; /* [n_seqs] */
 	uint32_t n_seqs;
-	bool *slot_used;        /* [n_slots] */
+	bool *slot_used; /* [n_slots] */
 	uint32_t next_id, next_batch;
-	uint32_t first;         /* where the next batch starts to look, so that none starves */
-	uint32_t *batch_seqs;   /* [ACT_MAX_SEQS] indices chosen for the batch being built */
+	uint32_t first;       /* where the next batch starts to look, so that none starves */
+	uint32_t *batch_seqs; /* [ACT_MAX_SEQS] indices chosen for the batch being built */
 	uint32_t clock_id;
 	bool broken;
 	char broken_text[512];
@@ -105,14 +105,15 @@ static int check_request(const struct gw_sched *s, const struct gw_request *req,
 	if (req->n_tokens == 0)
 		return ps_err_set(err, -EINVAL, "the prompt is empty: give at least one token");
 	if (req->n_tokens >= s->cfg.n_ctx)
-		return ps_err_set(err, -EINVAL,
-				  "the prompt has %u tokens, the context holds %u with room for one more: shorten the "
-				  "prompt or raise model.context in the topology",
-				  req->n_tokens, s->cfg.n_ctx);
+		return ps_err_set(
+		    err, -EINVAL,
+		    "the prompt has %u tokens, the context holds %u with room for one more: shorten the "
+		    "prompt or raise model.context in the topology",
+		    req->n_tokens, s->cfg.n_ctx);
 	for (i = 0; i < req->n_tokens; i++) {
 		if (req->tokens[i] < 0 || (uint32_t)req->tokens[i] >= s->cfg.n_vocab)
-			return ps_err_set(err, -EINVAL, "token %u is %d, the vocabulary has %u", i, req->tokens[i],
-					  s->cfg.n_vocab);
+			return ps_err_set(err, -EINVAL, "token %u is %d, the vocabulary has %u", i,
+					  req->tokens[i], s->cfg.n_vocab);
 	}
 	return 0;
 }
@@ -159,11 +160,13 @@ int gw_sched_submit(struct gw_sched *s, const struct gw_request *req, uint64_t n
 			q = &s->seqs[i];
 	}
 	if (q == NULL)
-		return ps_err_set(err, -EAGAIN, "%u requests are waiting already: try again later", s->cfg.max_waiting);
+		return ps_err_set(err, -EAGAIN, "%u requests are waiting already: try again later",
+				  s->cfg.max_waiting);
 	cap = (uint64_t)req->n_tokens + req->max_tokens;
 	q->cap = cap > s->cfg.n_ctx ? s->cfg.n_ctx : (uint32_t)cap;
 	q->tokens = malloc((size_t)q->cap * sizeof(*q->tokens));
-	if (q->tokens == NULL || !gw_timing_init(&q->timing, s->cfg.n_stages, q->cap - req->n_tokens, now_ns)) {
+	if (q->tokens == NULL ||
+	    !gw_timing_init(&q->timing, s->cfg.n_stages, q->cap - req->n_tokens, now_ns)) {
 		free(q->tokens);
 		q->tokens = NULL;
 		return ps_err_set(err, -ENOMEM, "out of memory for a request of %u tokens", q->cap);
@@ -247,20 +250,20 @@ static void put_seq(struct gw_sched *s, struct act *a, uint32_t i, uint32_t *row
 {
 	struct sequence *q = &s->seqs[s->batch_seqs[i]];
 	const struct act_seq seq = {
-		.seq_id = q->id,
-		.slot = (uint16_t)q->slot,
-		/* A token is wanted once the last known one has been fed. */
-		.flags = q->pos + q->n_sent == q->n_tokens ? ACT_SEQ_SAMPLE : 0,
-		.pos = q->pos,
-		.n_tokens = q->n_sent,
-		.temperature = q->sampling.temperature,
-		.top_p = q->sampling.top_p,
-		.min_p = q->sampling.min_p,
-		.repeat_penalty = q->sampling.repeat_penalty,
-		.top_k = q->sampling.top_k,
-		.repeat_last_n = q->sampling.repeat_last_n,
-		.seed = q->sampling.seed,
-		.token = -1,
+	    .seq_id = q->id,
+	    .slot = (uint16_t)q->slot,
+	    /* A token is wanted once the last known one has been fed. */
+	    .flags = q->pos + q->n_sent == q->n_tokens ? ACT_SEQ_SAMPLE : 0,
+	    .pos = q->pos,
+	    .n_tokens = q->n_sent,
+	    .temperature = q->sampling.temperature,
+	    .top_p = q->sampling.top_p,
+	    .min_p = q->sampling.min_p,
+	    .repeat_penalty = q->sampling.repeat_penalty,
+	    .top_k = q->sampling.top_k,
+	    .repeat_last_n = q->sampling.repeat_last_n,
+	    .seed = q->sampling.seed,
+	    .token = -1,
 	};
 
 	act_seq_put(a, i, &seq);
@@ -275,11 +278,11 @@ bool gw_sched_next(struct gw_sched *s, uint64_t now_ns, uint8_t *buf, size_t cap
 {
 	struct act a = {.kind = ACT_TOKENS, .dtype = ACT_F32, .n_hops = 1};
 	struct act_hop hop = {
-		.proc = ACT_PROC_GATEWAY,
-		.clock_id = s->clock_id,
-		.rx_ns = now_ns,
-		.start_ns = now_ns,
-		.end_ns = now_ns,
+	    .proc = ACT_PROC_GATEWAY,
+	    .clock_id = s->clock_id,
+	    .rx_ns = now_ns,
+	    .start_ns = now_ns,
+	    .end_ns = now_ns,
 	};
 	uint32_t i, row = 0;
 
@@ -314,16 +317,19 @@ static struct sequence *find_in_batch(struct gw_sched *s, uint32_t seq_id, uint3
 	for (i = 0; i < s->n_seqs; i++) {
 		struct sequence *q = &s->seqs[i];
 
-		if ((q->state == SEQ_UNDER_WAY || q->state == SEQ_GONE) && q->id == seq_id && q->batch_id == batch_id)
+		if ((q->state == SEQ_UNDER_WAY || q->state == SEQ_GONE) && q->id == seq_id &&
+		    q->batch_id == batch_id)
 			return q;
 	}
 	return NULL;
 }
 
-static void take_token(struct gw_sched *s, struct sequence *q, const struct act *a, int32_t token, uint64_t rx_ns)
+static void take_token(struct gw_sched *s, struct sequence *q, const struct act *a, int32_t token,
+		       uint64_t rx_ns)
 {
 	if (token < 0) {
-		end_seq(s, q, GW_REASON_ERROR, "the last stage had no token to give: its logits are not numbers");
+		end_seq(s, q, GW_REASON_ERROR,
+			"the last stage had no token to give: its logits are not numbers");
 		return;
 	}
 	gw_timing_add(&q->timing, a, rx_ns);
@@ -376,7 +382,8 @@ int gw_sched_result(struct gw_sched *s, const uint8_t *msg, size_t len, uint64_t
 		snprintf(text, sizeof(text), "%.*s", (int)a.width, (const char *)a.payload);
 		error = text;
 	} else if (a.kind != ACT_SAMPLED) {
-		return ps_err_set(err, -EBADMSG, "the pipeline answered with a batch of kind %u", (unsigned)a.kind);
+		return ps_err_set(err, -EBADMSG, "the pipeline answered with a batch of kind %u",
+				  (unsigned)a.kind);
 	}
 	if (error != NULL && a.n_seqs == 0) {
 		gw_sched_break(s, error);

@@ -21,18 +21,18 @@
 struct gw_sched;
 
 struct gw_sched_cfg {
-	uint32_t n_slots;          /* sequences at a time; more wait */
-	uint32_t max_waiting;      /* requests that may wait for a slot */
+	uint32_t n_slots;     /* sequences at a time; more wait */
+	uint32_t max_waiting; /* requests that may wait for a slot */
 	uint32_t n_ctx;
 	uint32_t max_batch_tokens;
-	uint32_t max_batches;      /* under way at a time (the link's slots) */
+	uint32_t max_batches; /* under way at a time (the link's slots) */
 	uint32_t n_stages;
 	uint32_t n_vocab;
 };
 
 enum gw_reason {
-	GW_REASON_STOP,      /* the model ended the text */
-	GW_REASON_LENGTH,    /* max_tokens or the context reached */
+	GW_REASON_STOP,   /* the model ended the text */
+	GW_REASON_LENGTH, /* max_tokens or the context reached */
 	GW_REASON_CANCELLED,
 	GW_REASON_ERROR,
 };
@@ -47,13 +47,14 @@ struct gw_sink {
 struct gw_request {
 	const int32_t *tokens; /* copied */
 	uint32_t n_tokens;
-	uint32_t max_tokens;   /* to generate */
+	uint32_t max_tokens; /* to generate */
 	struct sampler_params sampling;
 	const struct gw_sink *sink;
 	void *user;
 };
 
-int ps_warn_unused gw_sched_create(const struct gw_sched_cfg *cfg, struct gw_sched **sched_out, struct ps_err *err);
+int ps_warn_unused gw_sched_create(const struct gw_sched_cfg *cfg, struct gw_sched **sched_out,
+				   struct ps_err *err);
 void gw_sched_destroy(struct gw_sched *s);
 
 /* Errors: -EINVAL (text: an empty prompt, one longer than the context, a token out of range, a

@@ -11,17 +11,17 @@
 #include "base/clock.h"
 #include "gateway/client.h"
 
-#define SRV_MAX_CLIENTS   64u
-#define SRV_MAX_REQUESTS  320u   /* of all clients together */
-#define SRV_POLL_NS       1000000ull /* how often clients are looked at while tokens flow */
-#define SRV_IDLE_WAIT_NS  100000000ull
+#define SRV_MAX_CLIENTS  64u
+#define SRV_MAX_REQUESTS 320u       /* of all clients together */
+#define SRV_POLL_NS      1000000ull /* how often clients are looked at while tokens flow */
+#define SRV_IDLE_WAIT_NS 100000000ull
 
 static_assert(SRV_MAX_CLIENTS + 1 <= DP_BELL_MAX_FDS, "one wait takes all clients");
 
 struct request {
 	struct gw_server *srv; /* NULL: free */
 	struct gw_conn *conn;
-	json_t *id;            /* echoed in every event; may be NULL */
+	json_t *id; /* echoed in every event; may be NULL */
 	uint32_t seq;
 	struct tokenizer_stream stream;
 	uint32_t n_prompt;
@@ -38,9 +38,9 @@ struct gw_server {
 	int listen_fd;
 	struct gw_conn conns[SRV_MAX_CLIENTS];
 	struct request requests[SRV_MAX_REQUESTS];
-	struct tx_buf *tx;     /* [max_batches] */
+	struct tx_buf *tx; /* [max_batches] */
 	size_t tx_bytes;
-	bool link_up[2];       /* first, last */
+	bool link_up[2]; /* first, last */
 	bool was_ready;
 	struct ps_err refused;
 	uint64_t last_poll_ns;
@@ -134,8 +134,9 @@ static json_t *timing_json(const struct gw_server *srv, const struct gw_timing *
 		json_array_append_new(hops, hop);
 	}
 	o = json_pack("{s:I, s:I, s:o, s:f, s:o, s:o}", "ttft_ns", (json_int_t)t->ttft_ns, "total_ns",
-		      (json_int_t)(t->n_generated > 0 ? t->last_ns - t->submit_ns : 0), "token_ns", stat_json(&token),
-		      "tokens_per_s", token.sum_ns > 0 ? (double)t->n_tokens * 1e9 / (double)token.sum_ns : 0.0,
+		      (json_int_t)(t->n_generated > 0 ? t->last_ns - t->submit_ns : 0), "token_ns",
+		      stat_json(&token), "tokens_per_s",
+		      token.sum_ns > 0 ? (double)t->n_tokens * 1e9 / (double)token.sum_ns : 0.0,
 		      "network_share", share < 0 ? json_null() : json_real(share), "hops", hops);
 	return o;
 }
@@ -177,10 +178,11 @@ static const char *read_numbers(json_t *o, struct gw_request *req)
 	double temperature = 0, top_p = 1, min_p = 0, penalty = 1;
 	json_int_t max_tokens = 64, top_k = 0, last_n = 64, seed = 0;
 
-	if (json_unpack(o, "{s?I, s?F, s?I, s?F, s?F, s?F, s?I, s?I}", "max_tokens", &max_tokens, "temperature",
-			&temperature, "top_k", &top_k, "top_p", &top_p, "min_p", &min_p, "repeat_penalty", &penalty,
-			"repeat_last_n", &last_n, "seed", &seed) != 0)
-		return "a number was expected for max_tokens, temperature, top_k, top_p, min_p, repeat_penalty, "
+	if (json_unpack(o, "{s?I, s?F, s?I, s?F, s?F, s?F, s?I, s?I}", "max_tokens", &max_tokens,
+			"temperature", &temperature, "top_k", &top_k, "top_p", &top_p, "min_p", &min_p,
+			"repeat_penalty", &penalty, "repeat_last_n", &last_n, "seed", &seed) != 0)
+		return "a number was expected for max_tokens, temperature, top_k, top_p, min_p, "
+		       "repeat_penalty, "
 		       "repeat_last_n and seed";
 	if (max_tokens < 0 || max_tokens > INT32_MAX || top_k < 0 || top_k > INT32_MAX || last_n < 0 ||
 	    last_n > INT32_MAX)
@@ -208,8 +210,10 @@ static const char *read_prompt(struct gw_server *srv, json_t *o, int32_t **ids_o
 		*ids_out = malloc((*n_out + 1) * sizeof(**ids_out));
 		if (*ids_out == NULL)
 			return "out of memory";
-		json_array_foreach(tokens, i, v) {
-			if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > INT32_MAX)
+		json_array_foreach(tokens, i, v)
+		{
+			if (!json_is_integer(v) || json_integer_value(v) < 0 ||
+			    json_integer_value(v) > INT32_MAX)
 				return "\"tokens\" must be an array of token ids";
 			(*ids_out)[i] = (int32_t)json_integer_value(v);
 		}
@@ -219,8 +223,8 @@ static const char *read_prompt(struct gw_server *srv, json_t *o, int32_t **ids_o
 		return "expected \"prompt\" (a text) or \"tokens\" (an array of ids)";
 	if (srv->cfg.tokenizer == NULL)
 		return srv->cfg.no_tokenizer_why;
-	if (tokenizer_encode(srv->cfg.tokenizer, json_string_value(prompt), json_string_length(prompt), true, true,
-			     ids_out, n_out) != 0)
+	if (tokenizer_encode(srv->cfg.tokenizer, json_string_value(prompt), json_string_length(prompt), true,
+			     true, ids_out, n_out) != 0)
 		return "out of memory for the prompt's tokens";
 	return NULL;
 }
@@ -283,10 +287,10 @@ static void op_status(struct gw_server *srv, struct gw_conn *conn)
 	json_t *o;
 
 	gw_sched_stats(srv->sched, &st);
-	o = json_pack("{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:i, s:i}", "event", "status", "role", "gateway", "ready",
-		      broken == NULL && srv->was_ready, "requests", (json_int_t)st.requests, "tokens",
-		      (json_int_t)st.tokens, "batches", (json_int_t)st.batches, "errors", (json_int_t)st.errors, "active",
-		      (int)st.active, "waiting", (int)st.waiting);
+	o = json_pack("{s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:i, s:i}", "event", "status", "role", "gateway",
+		      "ready", broken == NULL && srv->was_ready, "requests", (json_int_t)st.requests,
+		      "tokens", (json_int_t)st.tokens, "batches", (json_int_t)st.batches, "errors",
+		      (json_int_t)st.errors, "active", (int)st.active, "waiting", (int)st.waiting);
 	if (broken != NULL)
 		json_object_set_new(o, "broken", json_string(broken));
 	if (srv->cfg.status != NULL)
@@ -401,7 +405,8 @@ static bool take_messages(struct gw_server *srv)
 	while (dp_endpoint_done(srv->cfg.ep, &link, &done)) {
 		((struct tx_buf *)done.cookie)->used = false;
 		if (done.failed)
-			gw_sched_break(srv->sched, "the link to the first stage ended while a batch was under way");
+			gw_sched_break(srv->sched,
+				       "the link to the first stage ended while a batch was under way");
 		any = true;
 	}
 	while (dp_endpoint_recv(srv->cfg.ep, &link, &msg)) {
@@ -433,10 +438,10 @@ static void send_batches(struct gw_server *srv)
 	while (srv->was_ready && (b = free_tx(srv)) != NULL &&
 	       gw_sched_next(srv->sched, ps_now_ns(), b->mem, srv->tx_bytes, &len, &hop_tx)) {
 		const struct dp_tx_msg msg = {
-			.data = b->mem,
-			.len = (uint32_t)len,
-			.cookie = b,
-			.stamp_ns = hop_tx,
+		    .data = b->mem,
+		    .len = (uint32_t)len,
+		    .cookie = b,
+		    .stamp_ns = hop_tx,
 		};
 
 		b->used = true;
@@ -455,8 +460,8 @@ static void wait_for_work(struct gw_server *srv)
 		const struct gw_conn *c = &srv->conns[i];
 
 		if (c->fd >= 0)
-			fds[n++] = (struct pollfd){.fd = c->fd,
-						   .events = (short)(POLLIN | (c->out_len > 0 ? POLLOUT : 0))};
+			fds[n++] = (struct pollfd){
+			    .fd = c->fd, .events = (short)(POLLIN | (c->out_len > 0 ? POLLOUT : 0))};
 	}
 	dp_endpoint_wait_fds(srv->cfg.ep, fds, n, SRV_IDLE_WAIT_NS);
 }

@@ -26,8 +26,8 @@ struct gw_server_cfg {
 	const struct tokenizer *tokenizer; /* NULL: the model has no vocabulary, clients send token ids */
 	const char *no_tokenizer_why;
 	struct dp_endpoint *ep;
-	uint32_t link_first;      /* to the first stage */
-	uint32_t link_last;       /* from the last stage; may be the same */
+	uint32_t link_first; /* to the first stage */
+	uint32_t link_last;  /* from the last stage; may be the same */
 	struct gw_sched_cfg sched;
 	const char *const *stage_names; /* [n_stages] */
 	/* Adds what the process knows about itself to a status answer. */
@@ -38,7 +38,8 @@ struct gw_server_cfg {
 	void *ready_ctx;
 };
 
-int ps_warn_unused gw_server_create(const struct gw_server_cfg *cfg, struct gw_server **srv_out, struct ps_err *err);
+int ps_warn_unused gw_server_create(const struct gw_server_cfg *cfg, struct gw_server **srv_out,
+				    struct ps_err *err);
 void gw_server_destroy(struct gw_server *srv);
 
 /* Serves until *stop; returns 0, or -ECONNREFUSED with a text if a stage refused our HELLO before

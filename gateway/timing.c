@@ -56,10 +56,12 @@ static void add_decode(struct gw_timing *t, const struct act *a, uint64_t rx_ns)
 	prev = gw;
 	for (i = 1; i < a->n_hops; i++) {
 		act_hop_get(a, i, &hop);
-		add_parts(t, i - 1, &hop, hop.clock_id == prev.clock_id ? diff(prev.tx_ns, hop.rx_ns) : GW_UNKNOWN);
+		add_parts(t, i - 1, &hop,
+			  hop.clock_id == prev.clock_id ? diff(prev.tx_ns, hop.rx_ns) : GW_UNKNOWN);
 		prev = hop;
 	}
-	add_parts(t, t->n_procs - 1, &gw, prev.clock_id == gw.clock_id ? diff(prev.tx_ns, rx_ns) : GW_UNKNOWN);
+	add_parts(t, t->n_procs - 1, &gw,
+		  prev.clock_id == gw.clock_id ? diff(prev.tx_ns, rx_ns) : GW_UNKNOWN);
 	t->token_ns[t->n_tokens] = diff(gw.rx_ns, rx_ns);
 	t->n_tokens++;
 }

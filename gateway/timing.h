@@ -19,13 +19,13 @@ enum gw_part { GW_WIRE, GW_QUEUE, GW_COMPUTE, GW_HOST, GW_N_PARTS };
 #define GW_UNKNOWN UINT64_MAX
 
 struct gw_timing {
-	uint32_t n_procs;       /* stages and, last, the gateway */
-	uint32_t cap;           /* tokens there is room for */
-	uint32_t n_tokens;      /* decode tokens recorded (the first token is ttft_ns) */
+	uint32_t n_procs;  /* stages and, last, the gateway */
+	uint32_t cap;      /* tokens there is room for */
+	uint32_t n_tokens; /* decode tokens recorded (the first token is ttft_ns) */
 	uint32_t n_generated;
 	uint64_t submit_ns, ttft_ns, last_ns;
-	uint64_t *token_ns;     /* [cap] */
-	uint64_t *parts;        /* [n_procs][GW_N_PARTS][cap] */
+	uint64_t *token_ns; /* [cap] */
+	uint64_t *parts;    /* [n_procs][GW_N_PARTS][cap] */
 };
 
 /* False: out of memory. */

@@ -21,10 +21,10 @@
 /* Behind 128 bytes of headroom, 42 of Ethernet, IP and UDP and 48 of ours the payload would lie 2
  * bytes off; messages are only handed on in place where it is aligned to 8. AF_XDP's driver
  * computes a frame's place from the mbuf's address, so it cannot be moved there. */
-#define MEMIF_SHIFT      6u
-#define SHIFT_ROOM       64u /* of each buffer, so that a shifted one still has its whole data room */
-#define MEMPOOL_CACHE    64u
-#define POOL_ALIGN       4096u
+#define MEMIF_SHIFT   6u
+#define SHIFT_ROOM    64u /* of each buffer, so that a shifted one still has its whole data room */
+#define MEMPOOL_CACHE 64u
+#define POOL_ALIGN    4096u
 /* No padding between objects: the sizes above are exact. No gaps at page borders: the AF_XDP
  * driver takes the pool as one array. */
 #define POOL_FLAGS (RTE_MEMPOOL_F_NO_SPREAD | RTE_MEMPOOL_F_NO_IOVA_CONTIG)
@@ -75,8 +75,8 @@ struct nic_pool_shape nic_pool_shape(const struct nic_port_cfg *cfg)
 			s.data_room = UINT16_MAX;
 		s.shift = MEMIF_SHIFT;
 	}
-	s.bytes = (uint64_t)rte_mempool_calc_obj_size(elt_bytes(&s), POOL_FLAGS, NULL) * s.n_mbufs +
-		  POOL_ALIGN;
+	s.bytes =
+	    (uint64_t)rte_mempool_calc_obj_size(elt_bytes(&s), POOL_FLAGS, NULL) * s.n_mbufs + POOL_ALIGN;
 	return s;
 }
 
@@ -160,9 +160,8 @@ int nic_pool_create(struct nic_port *p, const struct nic_pool_shape *shape, uint
 	if (addr == NULL)
 		return -ENOMEM;
 	snprintf(name, sizeof(name), "mp_%s", p->dev_name);
-	mp = rte_mempool_create_empty(name, shape->n_mbufs,
-				      elt_bytes(shape), MEMPOOL_CACHE, sizeof(struct rte_pktmbuf_pool_private),
-				      SOCKET_ID_ANY, POOL_FLAGS);
+	mp = rte_mempool_create_empty(name, shape->n_mbufs, elt_bytes(shape), MEMPOOL_CACHE,
+				      sizeof(struct rte_pktmbuf_pool_private), SOCKET_ID_ANY, POOL_FLAGS);
 	if (mp == NULL)
 		return ps_err_set(err, -rte_errno, "%s: packet pool: %s; ask for more hugepages_mb",
 				  p->dev_name, rte_strerror(rte_errno));

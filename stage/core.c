@@ -22,12 +22,12 @@ struct stage_core {
 	const struct accel_ops *ops;
 	struct accel *accel;
 	struct slot_state *slots;
-	struct accel_seq *seqs;        /* [ACT_MAX_SEQS] of the batch at hand */
-	struct act_seq *act_seqs;      /* [ACT_MAX_SEQS] */
-	uint32_t *out_rows;            /* [max_tokens] */
-	float *logits;                 /* [logit_rows, n_vocab] */
+	struct accel_seq *seqs;   /* [ACT_MAX_SEQS] of the batch at hand */
+	struct act_seq *act_seqs; /* [ACT_MAX_SEQS] */
+	uint32_t *out_rows;       /* [max_tokens] */
+	float *logits;            /* [logit_rows, n_vocab] */
 	uint32_t logit_rows;
-	int32_t *tokens;               /* [max_tokens] */
+	int32_t *tokens; /* [max_tokens] */
 	struct sampler_scratch *scratch;
 	uint32_t clock_id;
 	uint64_t batch; /* counts the batches looked at */
@@ -44,7 +44,8 @@ static int alloc_core(struct stage_core *c)
 	c->act_seqs = calloc(ACT_MAX_SEQS, sizeof(*c->act_seqs));
 	c->out_rows = calloc(c->cfg.max_tokens, sizeof(*c->out_rows));
 	c->tokens = calloc(c->cfg.max_tokens, sizeof(*c->tokens));
-	if (c->slots == NULL || c->seqs == NULL || c->act_seqs == NULL || c->out_rows == NULL || c->tokens == NULL)
+	if (c->slots == NULL || c->seqs == NULL || c->act_seqs == NULL || c->out_rows == NULL ||
+	    c->tokens == NULL)
 		return -ENOMEM;
 	if (!c->graph->has_head)
 		return 0;
@@ -67,12 +68,12 @@ int stage_core_open(const struct stage_core_cfg *cfg, struct stage_core **core_o
 {
 	struct stage_core *c = calloc(1, sizeof(*c));
 	struct accel_open_args args = {
-		.device = cfg->device,
-		.n_threads = cfg->n_threads,
-		.cores = cfg->cores,
-		.n_slots = cfg->n_slots,
-		.n_ctx = cfg->n_ctx,
-		.max_tokens = cfg->max_tokens,
+	    .device = cfg->device,
+	    .n_threads = cfg->n_threads,
+	    .cores = cfg->cores,
+	    .n_slots = cfg->n_slots,
+	    .n_ctx = cfg->n_ctx,
+	    .max_tokens = cfg->max_tokens,
 	};
 	int rc;
 
@@ -84,16 +85,17 @@ int stage_core_open(const struct stage_core_cfg *cfg, struct stage_core **core_o
 	if (rc != 0)
 		goto out_close;
 	if (c->graph->hp.n_ctx_max != 0 && cfg->n_ctx > c->graph->hp.n_ctx_max) {
-		rc = ps_err_set(err, -EINVAL,
-				"%s: a context of %u positions was asked for; the model's position table has %u: "
-				"use a context of at most %u",
-				gguf_path(cfg->gguf), cfg->n_ctx, c->graph->hp.n_ctx_max, c->graph->hp.n_ctx_max);
+		rc = ps_err_set(
+		    err, -EINVAL,
+		    "%s: a context of %u positions was asked for; the model's position table has %u: "
+		    "use a context of at most %u",
+		    gguf_path(cfg->gguf), cfg->n_ctx, c->graph->hp.n_ctx_max, c->graph->hp.n_ctx_max);
 		goto out_close;
 	}
 	if (cfg->n_slots == 0 || cfg->n_slots > UINT16_MAX + 1u || cfg->n_ctx == 0 || cfg->max_tokens == 0 ||
 	    stage_core_max_bytes(c) == 0) {
-		rc = ps_err_set(err, -EINVAL, "%u slots of %u positions, %u rows a batch: out of range", cfg->n_slots,
-				cfg->n_ctx, cfg->max_tokens);
+		rc = ps_err_set(err, -EINVAL, "%u slots of %u positions, %u rows a batch: out of range",
+				cfg->n_slots, cfg->n_ctx, cfg->max_tokens);
 		goto out_close;
 	}
 	c->ops = accel_find(cfg->device, err);
@@ -143,13 +145,14 @@ size_t stage_core_max_bytes(const struct stage_core *c)
 static int check_seq(const struct stage_core *c, const struct act_seq *s, uint32_t i, struct ps_err *err)
 {
 	if (s->slot >= c->cfg.n_slots)
-		return ps_err_set(err, -EINVAL, "sequence %u: slot %u, this stage has %u", i, s->slot, c->cfg.n_slots);
+		return ps_err_set(err, -EINVAL, "sequence %u: slot %u, this stage has %u", i, s->slot,
+				  c->cfg.n_slots);
 	if (s->n_tokens == 0 || (uint64_t)s->pos + s->n_tokens > c->cfg.n_ctx)
-		return ps_err_set(err, -EINVAL, "sequence %u: positions %u to %llu, the context holds %u", i, s->pos,
-				  (unsigned long long)s->pos + s->n_tokens, c->cfg.n_ctx);
+		return ps_err_set(err, -EINVAL, "sequence %u: positions %u to %llu, the context holds %u", i,
+				  s->pos, (unsigned long long)s->pos + s->n_tokens, c->cfg.n_ctx);
 	if (s->pos > c->slots[s->slot].len)
-		return ps_err_set(err, -EINVAL, "sequence %u: starts at position %u, its cache ends at %u", i, s->pos,
-				  c->slots[s->slot].len);
+		return ps_err_set(err, -EINVAL, "sequence %u: starts at position %u, its cache ends at %u", i,
+				  s->pos, c->slots[s->slot].len);
 	/* Two runs of rows of one slot in a batch would be computed in no defined order. */
 	if (c->slots[s->slot].batch == c->batch)
 		return ps_err_set(err, -EINVAL, "sequence %u: slot %u is there twice", i, s->slot);
@@ -157,18 +160,19 @@ static int check_seq(const struct stage_core *c, const struct act_seq *s, uint32
 	return 0;
 }
 
-static int check_sampling(const struct act_seq *s, uint32_t i, struct sampler_params *p_out, struct ps_err *err)
+static int check_sampling(const struct act_seq *s, uint32_t i, struct sampler_params *p_out,
+			  struct ps_err *err)
 {
 	const char *bad;
 
 	*p_out = (struct sampler_params){
-		.temperature = s->temperature,
-		.top_k = s->top_k,
-		.top_p = s->top_p,
-		.min_p = s->min_p,
-		.repeat_penalty = s->repeat_penalty,
-		.repeat_last_n = s->repeat_last_n,
-		.seed = s->seed,
+	    .temperature = s->temperature,
+	    .top_k = s->top_k,
+	    .top_p = s->top_p,
+	    .min_p = s->min_p,
+	    .repeat_penalty = s->repeat_penalty,
+	    .repeat_last_n = s->repeat_last_n,
+	    .seed = s->seed,
 	};
 	bad = sampler_params_check(p_out);
 	return bad == NULL ? 0 : ps_err_set(err, -EINVAL, "sequence %u: %s", i, bad);
@@ -184,14 +188,15 @@ static int check_batch(struct stage_core *c, const struct act *a, struct ps_err 
 	int rc;
 
 	if (a->kind != want || a->width != want_width || a->dtype != ACT_F32)
-		return ps_err_set(err, -EINVAL, "batch of kind %u, width %u: this stage takes kind %u, width %u", a->kind,
+		return ps_err_set(err, -EINVAL,
+				  "batch of kind %u, width %u: this stage takes kind %u, width %u", a->kind,
 				  a->width, want, want_width);
 	if (a->block_next != c->cfg.block_first)
-		return ps_err_set(err, -EINVAL, "batch is for block %u, this stage runs %u to %u", a->block_next,
-				  c->cfg.block_first, c->cfg.block_last - 1);
+		return ps_err_set(err, -EINVAL, "batch is for block %u, this stage runs %u to %u",
+				  a->block_next, c->cfg.block_first, c->cfg.block_last - 1);
 	if (a->n_rows == 0 || a->n_rows > c->cfg.max_tokens || a->n_seqs == 0 || a->n_hops >= ACT_MAX_HOPS)
-		return ps_err_set(err, -EINVAL, "batch of %u rows, %u sequences, %u hops: at most %u rows", a->n_rows,
-				  a->n_seqs, a->n_hops, c->cfg.max_tokens);
+		return ps_err_set(err, -EINVAL, "batch of %u rows, %u sequences, %u hops: at most %u rows",
+				  a->n_rows, a->n_seqs, a->n_hops, c->cfg.max_tokens);
 	c->batch++;
 	for (i = 0; i < a->n_seqs; i++) {
 		struct act_seq *s = &c->act_seqs[i];
@@ -207,8 +212,8 @@ static int check_batch(struct stage_core *c, const struct act *a, struct ps_err 
 	memcpy(c->tokens, a->tokens, (size_t)a->n_rows * sizeof(*c->tokens));
 	for (i = 0; i < a->n_rows; i++) {
 		if (c->tokens[i] < 0 || (uint32_t)c->tokens[i] >= hp->n_vocab)
-			return ps_err_set(err, -EINVAL, "row %u: token %d, the vocabulary has %u", i, c->tokens[i],
-					  hp->n_vocab);
+			return ps_err_set(err, -EINVAL, "row %u: token %d, the vocabulary has %u", i,
+					  c->tokens[i], hp->n_vocab);
 	}
 	return 0;
 }
@@ -230,17 +235,18 @@ static uint32_t choose_out_rows(struct stage_core *c, const struct act *a)
 	return n;
 }
 
-static int run_accel(struct stage_core *c, const struct act *a, float *out, uint32_t n_out, struct ps_err *err)
+static int run_accel(struct stage_core *c, const struct act *a, float *out, uint32_t n_out,
+		     struct ps_err *err)
 {
 	struct accel_batch b = {
-		.n_tokens = a->n_rows,
-		.n_seqs = a->n_seqs,
-		.seqs = c->seqs,
-		.tokens = c->tokens,
-		.x_in = c->graph->has_embed ? NULL : (const float *)(const void *)a->payload,
-		.out_rows = c->out_rows,
-		.n_out = n_out,
-		.out = out,
+	    .n_tokens = a->n_rows,
+	    .n_seqs = a->n_seqs,
+	    .seqs = c->seqs,
+	    .tokens = c->tokens,
+	    .x_in = c->graph->has_embed ? NULL : (const float *)(const void *)a->payload,
+	    .out_rows = c->out_rows,
+	    .n_out = n_out,
+	    .out = out,
 	};
 	int rc = c->ops->submit(c->accel, &b);
 
@@ -265,7 +271,8 @@ static void advance_slots(struct stage_core *c, const struct act *a)
 
 		slot->len = s->pos + s->n_tokens;
 		if (slot->history != NULL)
-			memcpy(slot->history + s->pos, c->tokens + row, (size_t)s->n_tokens * sizeof(int32_t));
+			memcpy(slot->history + s->pos, c->tokens + row,
+			       (size_t)s->n_tokens * sizeof(int32_t));
 		row += s->n_tokens;
 	}
 }
@@ -287,8 +294,9 @@ static void sample_batch(struct stage_core *c, const struct act *a)
 			uint32_t logits_row = c->cfg.logits != NULL ? row - 1 : out++;
 
 			check_sampling(s, i, &params, NULL);
-			s->token = sampler_sample(&params, c->scratch, c->logits + (size_t)logits_row * n_vocab, n_vocab,
-						  slot->history, slot->len, slot->len);
+			s->token =
+			    sampler_sample(&params, c->scratch, c->logits + (size_t)logits_row * n_vocab,
+					   n_vocab, slot->history, slot->len, slot->len);
 		}
 		s->pos = slot->len;
 		s->n_tokens = 0;
@@ -312,18 +320,18 @@ static void finish_message(struct stage_core *c, struct act *o, const struct act
 	c->stats.compute_ns += hop->end_ns - hop->start_ns;
 }
 
-static int run_middle(struct stage_core *c, const struct act *in, struct act_hop *hop, uint8_t *out, size_t *len_out,
-		      uint8_t **hop_tx_out, struct ps_err *err)
+static int run_middle(struct stage_core *c, const struct act *in, struct act_hop *hop, uint8_t *out,
+		      size_t *len_out, uint8_t **hop_tx_out, struct ps_err *err)
 {
 	struct act o = {
-		.kind = ACT_HIDDEN,
-		.dtype = ACT_F32,
-		.batch_id = in->batch_id,
-		.n_rows = in->n_rows,
-		.n_seqs = in->n_seqs,
-		.n_hops = in->n_hops + 1,
-		.width = c->graph->hp.n_embd,
-		.block_next = c->cfg.block_last,
+	    .kind = ACT_HIDDEN,
+	    .dtype = ACT_F32,
+	    .batch_id = in->batch_id,
+	    .n_rows = in->n_rows,
+	    .n_seqs = in->n_seqs,
+	    .n_hops = in->n_hops + 1,
+	    .width = c->graph->hp.n_embd,
+	    .block_next = c->cfg.block_last,
 	};
 	int rc = act_begin(&o, out, stage_core_max_bytes(c));
 
@@ -338,22 +346,23 @@ static int run_middle(struct stage_core *c, const struct act *in, struct act_hop
 	return 0;
 }
 
-static int run_last(struct stage_core *c, const struct act *in, struct act_hop *hop, uint8_t *out, size_t *len_out,
-		    uint8_t **hop_tx_out, struct ps_err *err)
+static int run_last(struct stage_core *c, const struct act *in, struct act_hop *hop, uint8_t *out,
+		    size_t *len_out, uint8_t **hop_tx_out, struct ps_err *err)
 {
 	struct act o = {
-		.kind = ACT_SAMPLED,
-		.dtype = ACT_F32,
-		.batch_id = in->batch_id,
-		.n_seqs = in->n_seqs,
-		.n_hops = in->n_hops + 1,
-		.block_next = c->cfg.block_last,
+	    .kind = ACT_SAMPLED,
+	    .dtype = ACT_F32,
+	    .batch_id = in->batch_id,
+	    .n_seqs = in->n_seqs,
+	    .n_hops = in->n_hops + 1,
+	    .block_next = c->cfg.block_last,
 	};
 	uint32_t n_out = choose_out_rows(c, in);
 	int rc = act_begin(&o, out, stage_core_max_bytes(c));
 
 	if (rc == 0 && n_out > c->logit_rows)
-		rc = ps_err_set(err, -EINVAL, "%u rows of logits asked for, at most %u", n_out, c->logit_rows);
+		rc =
+		    ps_err_set(err, -EINVAL, "%u rows of logits asked for, at most %u", n_out, c->logit_rows);
 	if (rc == 0)
 		rc = run_accel(c, in, c->logits, n_out, err);
 	if (rc != 0)
@@ -373,12 +382,12 @@ static void write_error(struct stage_core *c, const struct act *in, struct act_h
 {
 	char line[1100];
 	struct act o = {
-		.kind = ACT_ERROR,
-		.dtype = ACT_BYTES,
-		.batch_id = in->batch_id,
-		.n_rows = 1,
-		.n_seqs = in->n_seqs,
-		.n_hops = in->n_hops < ACT_MAX_HOPS ? in->n_hops + 1 : 1,
+	    .kind = ACT_ERROR,
+	    .dtype = ACT_BYTES,
+	    .batch_id = in->batch_id,
+	    .n_rows = 1,
+	    .n_seqs = in->n_seqs,
+	    .n_hops = in->n_hops < ACT_MAX_HOPS ? in->n_hops + 1 : 1,
 	};
 	uint32_t i, n = (uint32_t)snprintf(line, sizeof(line), "stage %u: %s", c->cfg.stage, text);
 	size_t room;

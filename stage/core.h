@@ -20,12 +20,12 @@
 struct stage_core;
 
 struct stage_core_cfg {
-	const struct gguf *gguf;     /* borrowed until stage_core_close */
-	uint32_t stage;              /* number in the pipeline, for the hop table */
+	const struct gguf *gguf; /* borrowed until stage_core_close */
+	uint32_t stage;          /* number in the pipeline, for the hop table */
 	uint32_t block_first, block_last;
 	const char *device;
 	uint32_t n_threads;
-	const int *cores;            /* as accel_open_args */
+	const int *cores; /* as accel_open_args */
 	uint32_t n_slots, n_ctx, max_tokens;
 	/* Last stage only: logits of every row, not just of those that sample (eval). Called with
 	 * logits [n_rows, n_vocab] of the batch's rows in order. */

@@ -95,10 +95,10 @@ static void announce(struct loop *l, uint32_t link, const char *text)
 {
 	uint8_t *slot = acquire_slot(l);
 	struct act a = {
-		.kind = ACT_ERROR,
-		.dtype = ACT_BYTES,
-		.n_rows = 1,
-		.width = (uint32_t)strlen(text),
+	    .kind = ACT_ERROR,
+	    .dtype = ACT_BYTES,
+	    .n_rows = 1,
+	    .width = (uint32_t)strlen(text),
 	};
 
 	if (slot == NULL)

@@ -19,11 +19,11 @@
 struct stage_loop_cfg {
 	const char *name;
 	struct dp_endpoint *ep;
-	uint32_t link_up, link_down;  /* numbers of the links from upstream and to downstream */
+	uint32_t link_up, link_down; /* numbers of the links from upstream and to downstream */
 	struct stage_core *core;
-	struct dp_slots *slots;       /* for messages to send, at least stage_core_max_bytes each */
+	struct dp_slots *slots; /* for messages to send, at least stage_core_max_bytes each */
 	const _Atomic int *stop;
-	void (*ready)(void *ctx);     /* called once, when both links are up */
+	void (*ready)(void *ctx); /* called once, when both links are up */
 	void *ready_ctx;
 };
 

@@ -13,8 +13,19 @@
 #include "base/bytes.h"
 
 /* Offsets in the descriptor, as PROTOCOL.md gives them: a test of the bytes, not of the code's enum. */
-enum { O_MAGIC = 0, O_VERSION = 4, O_KIND = 5, O_DTYPE = 6, O_RESERVED0 = 7, O_ROWS = 12, O_SEQS = 16, O_HOPS = 20,
-       O_WIDTH = 24, O_LEN = 32, O_RESERVED1 = 40 };
+enum {
+	O_MAGIC = 0,
+	O_VERSION = 4,
+	O_KIND = 5,
+	O_DTYPE = 6,
+	O_RESERVED0 = 7,
+	O_ROWS = 12,
+	O_SEQS = 16,
+	O_HOPS = 20,
+	O_WIDTH = 24,
+	O_LEN = 32,
+	O_RESERVED1 = 40
+};
 
 #define N_ROWS 5u
 #define WIDTH  12u
@@ -23,19 +34,19 @@ enum { O_MAGIC = 0, O_VERSION = 4, O_KIND = 5, O_DTYPE = 6, O_RESERVED0 = 7, O_R
 static struct act_seq seq_of(uint32_t i)
 {
 	return (struct act_seq){
-		.seq_id = 100 + i,
-		.slot = (uint16_t)(i + 1),
-		.flags = (uint16_t)(i & ACT_SEQ_SAMPLE),
-		.pos = 7 * i,
-		.n_tokens = i == 0 ? 2 : 3,
-		.temperature = 0.5f,
-		.top_p = 0.9f,
-		.min_p = 0.1f,
-		.repeat_penalty = 1.1f,
-		.top_k = 40,
-		.repeat_last_n = 64,
-		.seed = 0x1122334455667788ull,
-		.token = -1,
+	    .seq_id = 100 + i,
+	    .slot = (uint16_t)(i + 1),
+	    .flags = (uint16_t)(i & ACT_SEQ_SAMPLE),
+	    .pos = 7 * i,
+	    .n_tokens = i == 0 ? 2 : 3,
+	    .temperature = 0.5f,
+	    .top_p = 0.9f,
+	    .min_p = 0.1f,
+	    .repeat_penalty = 1.1f,
+	    .top_k = 40,
+	    .repeat_last_n = 64,
+	    .seed = 0x1122334455667788ull,
+	    .token = -1,
 	};
 }
 
@@ -43,14 +54,16 @@ static struct act_seq seq_of(uint32_t i)
 static uint8_t *make(enum act_kind kind, size_t *len_out)
 {
 	struct act a = {
-		.kind = kind,
-		.dtype = kind == ACT_ERROR ? ACT_BYTES : ACT_F32,
-		.batch_id = 77,
-		.n_rows = kind == ACT_SAMPLED ? 0 : kind == ACT_ERROR ? 1 : N_ROWS,
-		.n_seqs = 2,
-		.n_hops = N_HOPS,
-		.width = kind == ACT_HIDDEN || kind == ACT_ERROR ? WIDTH : 0,
-		.block_next = 4,
+	    .kind = kind,
+	    .dtype = kind == ACT_ERROR ? ACT_BYTES : ACT_F32,
+	    .batch_id = 77,
+	    .n_rows = kind == ACT_SAMPLED ? 0
+		      : kind == ACT_ERROR ? 1
+					  : N_ROWS,
+	    .n_seqs = 2,
+	    .n_hops = N_HOPS,
+	    .width = kind == ACT_HIDDEN || kind == ACT_ERROR ? WIDTH : 0,
+	    .block_next = 4,
 	};
 	uint8_t *buf = calloc(1, act_bytes(&a));
 	uint32_t i;
@@ -65,7 +78,8 @@ static uint8_t *make(enum act_kind kind, size_t *len_out)
 		act_seq_put(&a, i, &seq);
 	}
 	for (i = 0; i < N_HOPS; i++)
-		act_hop_put(&a, i, &(struct act_hop){.proc = i, .clock_id = 9, .rx_ns = 1000 + i, .tx_ns = 2000 + i});
+		act_hop_put(
+		    &a, i, &(struct act_hop){.proc = i, .clock_id = 9, .rx_ns = 1000 + i, .tx_ns = 2000 + i});
 	for (i = 0; i < a.n_rows; i++)
 		ps_store32(a.tokens + (size_t)4 * i, 500 + i);
 	for (i = 0; kind == ACT_HIDDEN && i < a.n_rows * WIDTH; i++)
@@ -90,7 +104,8 @@ static void test_round_trip(void **state)
 	(void)state;
 	assert_int_equal(act_parse(m, len, &a, &err), 0);
 	assert_true(a.kind == ACT_HIDDEN && a.dtype == ACT_F32 && a.batch_id == 77 && a.n_rows == N_ROWS &&
-		    a.n_seqs == 2 && a.n_hops == N_HOPS && a.width == WIDTH && a.block_next == 4 && a.len == len);
+		    a.n_seqs == 2 && a.n_hops == N_HOPS && a.width == WIDTH && a.block_next == 4 &&
+		    a.len == len);
 	for (i = 0; i < 2; i++) {
 		act_seq_get(&a, i, &seq);
 		want = seq_of(i);
@@ -119,16 +134,17 @@ static void test_bytes_on_the_wire(void **state)
 	assert_memory_equal(m, "PACT\1\2\0\0", 8);
 	assert_int_equal(ps_load32(m + O_ROWS), N_ROWS);
 	assert_int_equal(ps_load64(m + O_LEN), len);
-	assert_int_equal(ps_load32(m + 64), 100);                                  /* seq 0: id */
-	assert_int_equal(ps_load16(m + 64 + 64 + 4), 2);                           /* seq 1: slot */
-	assert_true(ps_load64(m + 64 + 64 + 40) == 0x1122334455667788ull);         /* seq 1: seed */
-	assert_int_equal(ps_load64(m + 64 + 2 * 64 + 2 * 48 + 8), 1002);           /* hop 2: rx_ns */
+	assert_int_equal(ps_load32(m + 64), 100);                          /* seq 0: id */
+	assert_int_equal(ps_load16(m + 64 + 64 + 4), 2);                   /* seq 1: slot */
+	assert_true(ps_load64(m + 64 + 64 + 40) == 0x1122334455667788ull); /* seq 1: seed */
+	assert_int_equal(ps_load64(m + 64 + 2 * 64 + 2 * 48 + 8), 1002);   /* hop 2: rx_ns */
 	free(m);
 }
 
 static void test_begin_checks_the_room(void **state)
 {
-	struct act a = {.kind = ACT_HIDDEN, .dtype = ACT_F32, .n_rows = 3, .n_seqs = 1, .n_hops = 1, .width = 10};
+	struct act a = {
+	    .kind = ACT_HIDDEN, .dtype = ACT_F32, .n_rows = 3, .n_seqs = 1, .n_hops = 1, .width = 10};
 	uint8_t buf[512];
 	size_t len = act_bytes(&a);
 
@@ -142,7 +158,8 @@ static void test_begin_checks_the_room(void **state)
 	a.n_seqs = 1;
 	a.n_hops = ACT_MAX_HOPS + 1;
 	assert_int_equal(act_bytes(&a), 0);
-	assert_true(act_max_bytes(8, ACT_MAX_SEQS, 64) >= act_bytes(&(struct act){.n_rows = 8, .n_seqs = 8, .width = 64}));
+	assert_true(act_max_bytes(8, ACT_MAX_SEQS, 64) >=
+		    act_bytes(&(struct act){.n_rows = 8, .n_seqs = 8, .width = 64}));
 	assert_int_equal(act_max_bytes(UINT32_MAX, 1, 64), 0);
 }
 
@@ -165,36 +182,36 @@ static void test_refuses_each_field(void **state)
 		uint32_t bytes;
 		uint64_t value;
 	} cases[] = {
-		{"magic", ACT_HIDDEN, O_MAGIC, 4, 0x54434151},
-		{"version", ACT_HIDDEN, O_VERSION, 1, 2},
-		{"kind 0", ACT_HIDDEN, O_KIND, 1, 0},
-		{"kind 5", ACT_HIDDEN, O_KIND, 1, 5},
-		{"hidden rows as tokens", ACT_HIDDEN, O_KIND, 1, ACT_TOKENS},
-		{"hidden rows as an error", ACT_HIDDEN, O_KIND, 1, ACT_ERROR},
-		{"tokens as hidden rows", ACT_TOKENS, O_KIND, 1, ACT_HIDDEN},
-		{"element type", ACT_HIDDEN, O_DTYPE, 1, 1},
-		{"hidden rows of bytes", ACT_HIDDEN, O_DTYPE, 1, ACT_BYTES},
-		{"error of floats", ACT_ERROR, O_DTYPE, 1, ACT_F32},
-		{"error of no rows", ACT_ERROR, O_ROWS, 4, 0},
-		{"error of many rows", ACT_ERROR, O_ROWS, 4, 2},
-		{"reserved byte", ACT_HIDDEN, O_RESERVED0, 1, 1},
-		{"reserved word", ACT_HIDDEN, O_RESERVED1, 4, 1},
-		{"last reserved byte", ACT_HIDDEN, 63, 1, 0x80},
-		{"rows + 1", ACT_HIDDEN, O_ROWS, 4, N_ROWS + 1},
-		{"rows huge", ACT_HIDDEN, O_ROWS, 4, UINT32_MAX},
-		{"sequences + 1", ACT_HIDDEN, O_SEQS, 4, 3},
-		{"sequences huge", ACT_HIDDEN, O_SEQS, 4, UINT32_MAX},
-		{"hops + 1", ACT_HIDDEN, O_HOPS, 4, N_HOPS + 1},
-		{"hops huge", ACT_HIDDEN, O_HOPS, 4, UINT32_MAX},
-		{"width + 1", ACT_HIDDEN, O_WIDTH, 4, WIDTH + 1},
-		{"width 0", ACT_HIDDEN, O_WIDTH, 4, 0},
-		{"width huge", ACT_HIDDEN, O_WIDTH, 4, UINT32_MAX},
-		{"length + 1", ACT_HIDDEN, O_LEN, 8, 1},
-		{"length huge", ACT_HIDDEN, O_LEN, 8, UINT64_MAX},
-		{"sequence flags", ACT_HIDDEN, 64 + 6, 2, 2},
-		{"sequence rows", ACT_HIDDEN, 64 + 12, 4, 3},
-		{"sequence rows huge", ACT_HIDDEN, 64 + 12, 4, UINT32_MAX},
-		{"sampled with rows", ACT_SAMPLED, 64 + 12, 4, 1},
+	    {"magic", ACT_HIDDEN, O_MAGIC, 4, 0x54434151},
+	    {"version", ACT_HIDDEN, O_VERSION, 1, 2},
+	    {"kind 0", ACT_HIDDEN, O_KIND, 1, 0},
+	    {"kind 5", ACT_HIDDEN, O_KIND, 1, 5},
+	    {"hidden rows as tokens", ACT_HIDDEN, O_KIND, 1, ACT_TOKENS},
+	    {"hidden rows as an error", ACT_HIDDEN, O_KIND, 1, ACT_ERROR},
+	    {"tokens as hidden rows", ACT_TOKENS, O_KIND, 1, ACT_HIDDEN},
+	    {"element type", ACT_HIDDEN, O_DTYPE, 1, 1},
+	    {"hidden rows of bytes", ACT_HIDDEN, O_DTYPE, 1, ACT_BYTES},
+	    {"error of floats", ACT_ERROR, O_DTYPE, 1, ACT_F32},
+	    {"error of no rows", ACT_ERROR, O_ROWS, 4, 0},
+	    {"error of many rows", ACT_ERROR, O_ROWS, 4, 2},
+	    {"reserved byte", ACT_HIDDEN, O_RESERVED0, 1, 1},
+	    {"reserved word", ACT_HIDDEN, O_RESERVED1, 4, 1},
+	    {"last reserved byte", ACT_HIDDEN, 63, 1, 0x80},
+	    {"rows + 1", ACT_HIDDEN, O_ROWS, 4, N_ROWS + 1},
+	    {"rows huge", ACT_HIDDEN, O_ROWS, 4, UINT32_MAX},
+	    {"sequences + 1", ACT_HIDDEN, O_SEQS, 4, 3},
+	    {"sequences huge", ACT_HIDDEN, O_SEQS, 4, UINT32_MAX},
+	    {"hops + 1", ACT_HIDDEN, O_HOPS, 4, N_HOPS + 1},
+	    {"hops huge", ACT_HIDDEN, O_HOPS, 4, UINT32_MAX},
+	    {"width + 1", ACT_HIDDEN, O_WIDTH, 4, WIDTH + 1},
+	    {"width 0", ACT_HIDDEN, O_WIDTH, 4, 0},
+	    {"width huge", ACT_HIDDEN, O_WIDTH, 4, UINT32_MAX},
+	    {"length + 1", ACT_HIDDEN, O_LEN, 8, 1},
+	    {"length huge", ACT_HIDDEN, O_LEN, 8, UINT64_MAX},
+	    {"sequence flags", ACT_HIDDEN, 64 + 6, 2, 2},
+	    {"sequence rows", ACT_HIDDEN, 64 + 12, 4, 3},
+	    {"sequence rows huge", ACT_HIDDEN, 64 + 12, 4, UINT32_MAX},
+	    {"sampled with rows", ACT_SAMPLED, 64 + 12, 4, 1},
 	};
 	size_t i, len;
 
@@ -275,7 +292,8 @@ static uint64_t read_all(const struct act *a, const uint8_t *m, size_t len)
 	}
 	for (i = 0; i < a->n_rows; i++)
 		sum += ps_load32(a->tokens + 4 * i);
-	assert_true(payload == (size_t)a->n_rows * a->width * (a->kind == ACT_ERROR ? 1 : 4) || a->width == 0);
+	assert_true(payload == (size_t)a->n_rows * a->width * (a->kind == ACT_ERROR ? 1 : 4) ||
+		    a->width == 0);
 	for (i = 0; i < (a->width == 0 ? 0 : payload); i++)
 		sum += a->payload[i];
 	return sum;
@@ -321,14 +339,14 @@ static void test_clock_id(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_round_trip),
-		cmocka_unit_test(test_bytes_on_the_wire),
-		cmocka_unit_test(test_begin_checks_the_room),
-		cmocka_unit_test(test_refuses_each_field),
-		cmocka_unit_test(test_all_kinds_parse),
-		cmocka_unit_test(test_refuses_torn_messages),
-		cmocka_unit_test(test_mutations),
-		cmocka_unit_test(test_clock_id),
+	    cmocka_unit_test(test_round_trip),
+	    cmocka_unit_test(test_bytes_on_the_wire),
+	    cmocka_unit_test(test_begin_checks_the_room),
+	    cmocka_unit_test(test_refuses_each_field),
+	    cmocka_unit_test(test_all_kinds_parse),
+	    cmocka_unit_test(test_refuses_torn_messages),
+	    cmocka_unit_test(test_mutations),
+	    cmocka_unit_test(test_clock_id),
 	};
 
 	return cmocka_run_group_tests_name("act", tests, NULL, NULL);

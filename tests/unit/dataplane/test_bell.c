@@ -21,9 +21,9 @@
 #include "base/clock.h"
 #include "base/pause.h"
 
-#define ROUNDS     2000u
-#define LOST_NS    20000000000ull /* a wait that took this long was never rung */
-#define LONG_NS    30000000000ull
+#define ROUNDS  2000u
+#define LOST_NS 20000000000ull /* a wait that took this long was never rung */
+#define LONG_NS 30000000000ull
 
 /* Two players hand a counter to and fro; each sleeps until it is its turn. */
 struct game {
@@ -305,14 +305,10 @@ static void test_replaces_stale(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_ring_without_sleeper),
-		cmocka_unit_test(test_descriptor_wakes),
-		cmocka_unit_test(test_open_errors),
-		cmocka_unit_test(test_replaces_stale),
-		cmocka_unit_test(test_threads_futex),
-		cmocka_unit_test(test_threads_fifo),
-		cmocka_unit_test(test_processes_futex),
-		cmocka_unit_test(test_processes_fifo),
+	    cmocka_unit_test(test_ring_without_sleeper), cmocka_unit_test(test_descriptor_wakes),
+	    cmocka_unit_test(test_open_errors),          cmocka_unit_test(test_replaces_stale),
+	    cmocka_unit_test(test_threads_futex),        cmocka_unit_test(test_threads_fifo),
+	    cmocka_unit_test(test_processes_futex),      cmocka_unit_test(test_processes_fifo),
 	};
 
 	return cmocka_run_group_tests_name("bell", tests, make_folder, remove_folder);

@@ -41,30 +41,31 @@ static const struct pair_cfg quiet = {.mtu = 9000, .dead_silence_ns = 1000000000
 static void open_endpoint(struct pair *p, const struct pair_cfg *c, uint32_t side, uint64_t incarnation)
 {
 	const struct dp_endpoint_link link = {
-		.port = dp_loopback_port(p->lb, side),
-		.cfg = {
-			.link_id = c->link_id[side],
-			.side = (uint8_t)side,
-			.mtu = c->mtu,
-			.max_msg_bytes = MAX_MSG,
-			.rx_slots = 4,
-			.payload_crc = true,
-			.allow_in_place = true,
-			.topology_hash = 1,
-			.model_hash = 2,
-			.dead_silence_ns = c->dead_silence_ns,
-			.self_name = side == 0 ? "zero" : "one",
-			.peer_name = side == 0 ? "one" : "zero",
+	    .port = dp_loopback_port(p->lb, side),
+	    .cfg =
+		{
+		    .link_id = c->link_id[side],
+		    .side = (uint8_t)side,
+		    .mtu = c->mtu,
+		    .max_msg_bytes = MAX_MSG,
+		    .rx_slots = 4,
+		    .payload_crc = true,
+		    .allow_in_place = true,
+		    .topology_hash = 1,
+		    .model_hash = 2,
+		    .dead_silence_ns = c->dead_silence_ns,
+		    .self_name = side == 0 ? "zero" : "one",
+		    .peer_name = side == 0 ? "one" : "zero",
 		},
 	};
 	const struct dp_endpoint_cfg cfg = {
-		.links = &link,
-		.n_links = 1,
-		.idle = c->idle,
-		.io_bell = p->io_bell[side],
-		.app_bell = p->app_bell[side],
-		.incarnation = incarnation,
-		.seed = 11 + side,
+	    .links = &link,
+	    .n_links = 1,
+	    .idle = c->idle,
+	    .io_bell = p->io_bell[side],
+	    .app_bell = p->app_bell[side],
+	    .incarnation = incarnation,
+	    .seed = 11 + side,
 	};
 	struct ps_err err = {{0}};
 
@@ -74,7 +75,8 @@ static void open_endpoint(struct pair *p, const struct pair_cfg *c, uint32_t sid
 
 static void open_pair(struct pair *p, const struct pair_cfg *c)
 {
-	const struct dp_loopback_cfg lb = {.mtu = c->mtu, .n_frames = 512, .lose_ppm = c->lose_ppm, .seed = 5};
+	const struct dp_loopback_cfg lb = {
+	    .mtu = c->mtu, .n_frames = 512, .lose_ppm = c->lose_ppm, .seed = 5};
 	struct ps_err err = {{0}};
 	uint32_t i;
 
@@ -183,7 +185,8 @@ static bool is_filled(const uint8_t *data, uint32_t len, uint32_t side, uint32_t
 	uint32_t i;
 
 	for (i = 0; i < len; i++) {
-		if (data[i] != (uint8_t)(((i >> 3) * 2654435761u + side * 97u + number * 31u) >> ((i & 3) * 8)))
+		if (data[i] !=
+		    (uint8_t)(((i >> 3) * 2654435761u + side * 97u + number * 31u) >> ((i & 3) * 8)))
 			return false;
 	}
 	return true;
@@ -191,7 +194,8 @@ static bool is_filled(const uint8_t *data, uint32_t len, uint32_t side, uint32_t
 
 static uint32_t size_of(uint32_t side, uint32_t number)
 {
-	static const uint32_t sizes[] = {1, 63, 64, 65, 1000, 8191, 8192, 8896, 8897, 30000, 65536, 300000, MAX_MSG};
+	static const uint32_t sizes[] = {1,    63,   64,    65,    1000,   8191,   8192,
+					 8896, 8897, 30000, 65536, 300000, MAX_MSG};
 
 	return sizes[(number + 5 * side) % (sizeof(sizes) / sizeof(sizes[0]))];
 }
@@ -207,9 +211,9 @@ static void talk_send(struct pair *p, struct talk *t)
 	while (t->sent < t->n && t->sent - t->done < 4) {
 		uint8_t *data = t->data[t->sent % 4];
 		const struct dp_tx_msg msg = {
-			.data = data,
-			.len = size_of(t->side, t->sent),
-			.cookie = (void *)(uintptr_t)(t->sent + 1),
+		    .data = data,
+		    .len = size_of(t->side, t->sent),
+		    .cookie = (void *)(uintptr_t)(t->sent + 1),
 		};
 
 		fill(data, msg.len, t->side, t->sent);
@@ -546,20 +550,20 @@ static void test_refuses_bad_configurations(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_refuses_bad_configurations),
-		cmocka_unit_test(test_one_thread),
-		cmocka_unit_test(test_two_threads),
-		cmocka_unit_test(test_two_threads_spinning),
-		cmocka_unit_test(test_loss),
-		cmocka_unit_test(test_not_connected),
-		cmocka_unit_test(test_queue_full),
-		cmocka_unit_test(test_slow_receiver),
-		cmocka_unit_test(test_peer_dies),
-		cmocka_unit_test(test_peer_restarts),
-		cmocka_unit_test(test_unknown_link),
-		cmocka_unit_test(test_stamps),
-		cmocka_unit_test(test_returns_all_buffers),
-		cmocka_unit_test(test_sleeps_when_idle),
+	    cmocka_unit_test(test_refuses_bad_configurations),
+	    cmocka_unit_test(test_one_thread),
+	    cmocka_unit_test(test_two_threads),
+	    cmocka_unit_test(test_two_threads_spinning),
+	    cmocka_unit_test(test_loss),
+	    cmocka_unit_test(test_not_connected),
+	    cmocka_unit_test(test_queue_full),
+	    cmocka_unit_test(test_slow_receiver),
+	    cmocka_unit_test(test_peer_dies),
+	    cmocka_unit_test(test_peer_restarts),
+	    cmocka_unit_test(test_unknown_link),
+	    cmocka_unit_test(test_stamps),
+	    cmocka_unit_test(test_returns_all_buffers),
+	    cmocka_unit_test(test_sleeps_when_idle),
 	};
 
 	return cmocka_run_group_tests_name("endpoint", tests, NULL, NULL);

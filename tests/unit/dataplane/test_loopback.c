@@ -54,8 +54,9 @@ static int64_t number_of(const struct dp_rx_pkt *pkt)
 static void test_refuses_bad_sizes(void **state)
 {
 	static const struct dp_loopback_cfg bad[] = {
-		{.mtu = 127, .n_frames = 8},   {.mtu = 65536, .n_frames = 8},    {.mtu = 1500, .n_frames = 0},
-		{.mtu = 1500, .n_frames = 12}, {.mtu = 1500, .n_frames = 1u << 20}, {.mtu = 1500, .n_frames = 8, .lose_ppm = 1000001},
+	    {.mtu = 127, .n_frames = 8},         {.mtu = 65536, .n_frames = 8},
+	    {.mtu = 1500, .n_frames = 0},        {.mtu = 1500, .n_frames = 12},
+	    {.mtu = 1500, .n_frames = 1u << 20}, {.mtu = 1500, .n_frames = 8, .lose_ppm = 1000001},
 	};
 	struct dp_loopback *lb;
 	struct ps_err err;
@@ -270,10 +271,10 @@ static void test_rings_the_peers_bell(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_refuses_bad_sizes),     cmocka_unit_test(test_carries_both_ways),
-		cmocka_unit_test(test_full_and_out_of_order), cmocka_unit_test(test_loses_repeatably),
-		cmocka_unit_test(test_two_threads),           cmocka_unit_test(test_two_processes),
-		cmocka_unit_test(test_rings_the_peers_bell),
+	    cmocka_unit_test(test_refuses_bad_sizes),     cmocka_unit_test(test_carries_both_ways),
+	    cmocka_unit_test(test_full_and_out_of_order), cmocka_unit_test(test_loses_repeatably),
+	    cmocka_unit_test(test_two_threads),           cmocka_unit_test(test_two_processes),
+	    cmocka_unit_test(test_rings_the_peers_bell),
 	};
 
 	return cmocka_run_group_tests_name("loopback", tests, NULL, NULL);

@@ -149,9 +149,9 @@ static void test_two_threads(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_fills_and_empties),
-		cmocka_unit_test(test_counters_wrap),
-		cmocka_unit_test(test_two_threads),
+	    cmocka_unit_test(test_fills_and_empties),
+	    cmocka_unit_test(test_counters_wrap),
+	    cmocka_unit_test(test_two_threads),
 	};
 
 	return cmocka_run_group_tests_name("ring", tests, NULL, NULL);

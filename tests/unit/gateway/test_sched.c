@@ -78,13 +78,13 @@ struct rig {
 static void rig_init(struct rig *r, uint32_t slots, uint32_t batch_tokens, uint32_t stages)
 {
 	const struct gw_sched_cfg cfg = {
-		.n_slots = slots,
-		.max_waiting = 4,
-		.n_ctx = 64,
-		.max_batch_tokens = batch_tokens,
-		.max_batches = MAX_UNDER,
-		.n_stages = stages,
-		.n_vocab = N_VOCAB,
+	    .n_slots = slots,
+	    .max_waiting = 4,
+	    .n_ctx = 64,
+	    .max_batch_tokens = batch_tokens,
+	    .max_batches = MAX_UNDER,
+	    .n_stages = stages,
+	    .n_vocab = N_VOCAB,
 	};
 
 	memset(r, 0, sizeof(*r));
@@ -106,11 +106,11 @@ static int submit(struct rig *r, struct client *c, uint32_t n_prompt, uint32_t m
 {
 	int32_t prompt[128];
 	struct gw_request req = {
-		.tokens = prompt,
-		.n_tokens = n_prompt,
-		.max_tokens = max_tokens,
-		.sink = &sink,
-		.user = c,
+	    .tokens = prompt,
+	    .n_tokens = n_prompt,
+	    .max_tokens = max_tokens,
+	    .sink = &sink,
+	    .user = c,
 	};
 	uint32_t i, unused;
 
@@ -185,7 +185,9 @@ static int answer(struct rig *r, uint32_t i, const char *error)
 
 		act_seq_get(&in, q, &seq);
 		assert_in_range(seq.n_tokens, 1, 64);
-		seq.token = (seq.flags & ACT_SEQ_SAMPLE) != 0 ? expected_token(seq.seq_id, seq.pos + seq.n_tokens) : -1;
+		seq.token = (seq.flags & ACT_SEQ_SAMPLE) != 0
+				? expected_token(seq.seq_id, seq.pos + seq.n_tokens)
+				: -1;
 		seq.pos += seq.n_tokens;
 		seq.n_tokens = 0;
 		act_seq_put(&out, q, &seq);
@@ -399,7 +401,8 @@ static void test_garbage_answers(void **state)
 		junk[i] = (uint8_t)(i * 37);
 	assert_int_equal(gw_sched_result(r.s, junk, sizeof(junk), 1, 1, NULL), -EBADMSG);
 	assert_int_equal(gw_sched_result(r.s, m.data, m.len - 1, 1, 1, NULL), -EBADMSG);
-	assert_int_equal(gw_sched_result(r.s, m.data, m.len, 1, 1, NULL), -EBADMSG); /* a batch of our own kind */
+	assert_int_equal(gw_sched_result(r.s, m.data, m.len, 1, 1, NULL),
+			 -EBADMSG); /* a batch of our own kind */
 	run_dry(&r, 0);
 	check_tokens(&a, id, 4, 5);
 	rig_fini(&r);
@@ -408,15 +411,15 @@ static void test_garbage_answers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_one_sequence),
-		cmocka_unit_test(test_prompt_in_chunks),
-		cmocka_unit_test(test_stop_and_context),
-		cmocka_unit_test(test_many),
-		cmocka_unit_test(test_refusals),
-		cmocka_unit_test(test_cancel_under_way),
-		cmocka_unit_test(test_batch_error_ends_its_sequences),
-		cmocka_unit_test(test_broken_pipeline),
-		cmocka_unit_test(test_garbage_answers),
+	    cmocka_unit_test(test_one_sequence),
+	    cmocka_unit_test(test_prompt_in_chunks),
+	    cmocka_unit_test(test_stop_and_context),
+	    cmocka_unit_test(test_many),
+	    cmocka_unit_test(test_refusals),
+	    cmocka_unit_test(test_cancel_under_way),
+	    cmocka_unit_test(test_batch_error_ends_its_sequences),
+	    cmocka_unit_test(test_broken_pipeline),
+	    cmocka_unit_test(test_garbage_answers),
 	};
 
 	return cmocka_run_group_tests_name("sched", tests, NULL, NULL);

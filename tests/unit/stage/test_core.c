@@ -72,17 +72,17 @@ static void open_chain(struct chain *c, uint32_t n, const char *device, bool wan
 	assert_int_equal(model_split_even(model, n, cuts, &err), 0);
 	for (i = 0; i < n; i++) {
 		const struct stage_core_cfg cfg = {
-			.gguf = model,
-			.stage = i,
-			.block_first = cuts[i],
-			.block_last = cuts[i + 1],
-			.device = device,
-			.n_threads = 1,
-			.n_slots = N_SLOTS,
-			.n_ctx = N_CTX,
-			.max_tokens = MAX_TOKENS,
-			.logits = want_logits && i + 1 == n ? collect : NULL,
-			.logits_ctx = c,
+		    .gguf = model,
+		    .stage = i,
+		    .block_first = cuts[i],
+		    .block_last = cuts[i + 1],
+		    .device = device,
+		    .n_threads = 1,
+		    .n_slots = N_SLOTS,
+		    .n_ctx = N_CTX,
+		    .max_tokens = MAX_TOKENS,
+		    .logits = want_logits && i + 1 == n ? collect : NULL,
+		    .logits_ctx = c,
 		};
 
 		if (stage_core_open(&cfg, &c->cores[i], &err) != 0)
@@ -128,18 +128,18 @@ struct part {
 static struct act_seq sampled_seq(const struct part *p)
 {
 	return (struct act_seq){
-		.seq_id = 40u + p->slot,
-		.slot = p->slot,
-		.flags = ACT_SEQ_SAMPLE,
-		.pos = p->pos,
-		.n_tokens = p->n,
-		.temperature = 0.8f,
-		.top_p = 0.95f,
-		.top_k = 20,
-		.repeat_penalty = 1.1f,
-		.repeat_last_n = 16,
-		.seed = 1234u + p->slot,
-		.token = -1,
+	    .seq_id = 40u + p->slot,
+	    .slot = p->slot,
+	    .flags = ACT_SEQ_SAMPLE,
+	    .pos = p->pos,
+	    .n_tokens = p->n,
+	    .temperature = 0.8f,
+	    .top_p = 0.95f,
+	    .top_k = 20,
+	    .repeat_penalty = 1.1f,
+	    .repeat_last_n = 16,
+	    .seed = 1234u + p->slot,
+	    .token = -1,
 	};
 }
 
@@ -176,7 +176,8 @@ static const int32_t prompt_a[] = {1, 17, 300, 42, 999, 7, 1500, 23, 64, 128};
 static const int32_t prompt_b[] = {1, 5, 77, 1200, 350, 11};
 
 /* A prompt, then n tokens one at a time; the tokens chosen go to out[n + 1]. */
-static void generate(struct chain *c, uint16_t slot, const int32_t *prompt, uint32_t len, uint32_t n, int32_t *out)
+static void generate(struct chain *c, uint16_t slot, const int32_t *prompt, uint32_t len, uint32_t n,
+		     int32_t *out)
 {
 	struct part p = {.slot = slot, .pos = 0, .n = len, .tokens = prompt};
 	uint32_t i;
@@ -222,8 +223,8 @@ static void test_interleaved_sequences(void **state)
 	struct chain alone, both;
 	int32_t want_a[9], want_b[9], got[2][9];
 	struct part parts[2] = {
-		{.slot = 3, .pos = 0, .n = 10, .tokens = prompt_a},
-		{.slot = 1, .pos = 0, .n = 6, .tokens = prompt_b},
+	    {.slot = 3, .pos = 0, .n = 10, .tokens = prompt_a},
+	    {.slot = 1, .pos = 0, .n = 6, .tokens = prompt_b},
 	};
 	uint32_t i, k;
 
@@ -293,7 +294,8 @@ static void test_hops(void **state)
 		assert_true(hop.proc == i && hop.clock_id == act_clock_id() && hop.rx_ns == 1);
 		assert_true(hop.start_ns > 0 && hop.end_ns >= hop.start_ns && hop.tx_ns == 0);
 		stage_core_stats(c.cores[i], &stats);
-		assert_true(stats.batches == 1 && stats.rows == 10 && stats.errors == 0 && stats.compute_ns > 0);
+		assert_true(stats.batches == 1 && stats.rows == 10 && stats.errors == 0 &&
+			    stats.compute_ns > 0);
 	}
 	close_chain(&c);
 }
@@ -322,14 +324,16 @@ static void test_refuses_bad_batches(void **state)
 		struct part parts[2];
 		uint32_t n;
 	} cases[] = {
-		{"slot 4", {{.slot = N_SLOTS, .n = 2, .tokens = prompt_a}}, 1},
-		{"starts at position 1", {{.slot = 0, .pos = 1, .n = 2, .tokens = prompt_a}}, 1},
-		{"positions 4294967295", {{.slot = 0, .pos = UINT32_MAX, .n = 2, .tokens = prompt_a}}, 1},
-		{"rows", {{.slot = 0, .n = MAX_TOKENS + 1, .tokens = zeros}}, 1},
-		{"token 1536", {{.slot = 0, .n = 2, .tokens = big_token}}, 1},
-		{"token -1", {{.slot = 0, .n = 2, .tokens = negative}}, 1},
-		{"twice", {{.slot = 1, .n = 2, .tokens = prompt_a}, {.slot = 1, .n = 2, .tokens = prompt_b}}, 2},
-		{"positions", {{.slot = 1, .n = 2, .tokens = prompt_a}, {.slot = 2, .n = 0, .tokens = prompt_b}}, 2},
+	    {"slot 4", {{.slot = N_SLOTS, .n = 2, .tokens = prompt_a}}, 1},
+	    {"starts at position 1", {{.slot = 0, .pos = 1, .n = 2, .tokens = prompt_a}}, 1},
+	    {"positions 4294967295", {{.slot = 0, .pos = UINT32_MAX, .n = 2, .tokens = prompt_a}}, 1},
+	    {"rows", {{.slot = 0, .n = MAX_TOKENS + 1, .tokens = zeros}}, 1},
+	    {"token 1536", {{.slot = 0, .n = 2, .tokens = big_token}}, 1},
+	    {"token -1", {{.slot = 0, .n = 2, .tokens = negative}}, 1},
+	    {"twice", {{.slot = 1, .n = 2, .tokens = prompt_a}, {.slot = 1, .n = 2, .tokens = prompt_b}}, 2},
+	    {"positions",
+	     {{.slot = 1, .n = 2, .tokens = prompt_a}, {.slot = 2, .n = 0, .tokens = prompt_b}},
+	     2},
 	};
 	struct stage_core_stats stats;
 	struct chain c;
@@ -402,8 +406,14 @@ static void test_passes_errors_on(void **state)
 static void test_error_fits_small_messages(void **state)
 {
 	const struct stage_core_cfg cfg = {
-		.gguf = model, .block_first = 0, .block_last = 1, .device = "cpu", .n_threads = 1, .n_slots = 1, .n_ctx = 1,
-		.max_tokens = 1,
+	    .gguf = model,
+	    .block_first = 0,
+	    .block_last = 1,
+	    .device = "cpu",
+	    .n_threads = 1,
+	    .n_slots = 1,
+	    .n_ctx = 1,
+	    .max_tokens = 1,
 	};
 	struct act a = {.kind = ACT_TOKENS, .n_rows = 1, .n_seqs = ACT_MAX_SEQS, .n_hops = ACT_MAX_HOPS};
 	struct stage_core *core;
@@ -466,7 +476,8 @@ static void test_hostile_batches(void **state)
 			uint64_t r = next_random(&seed);
 			size_t at = (size_t)(r >> 8) % ((r & 7) != 0 ? 192 : len);
 
-			c.buf[0][at] = (r & 8) != 0 ? (uint8_t)(c.buf[0][at] ^ (1u << ((r >> 4) & 7))) : (uint8_t)(r >> 40);
+			c.buf[0][at] = (r & 8) != 0 ? (uint8_t)(c.buf[0][at] ^ (1u << ((r >> 4) & 7)))
+						    : (uint8_t)(r >> 40);
 		}
 		if (next_random(&seed) % 8 == 0)
 			len = (size_t)(next_random(&seed) % len);
@@ -484,8 +495,14 @@ static void test_hostile_batches(void **state)
 static void test_refuses_bad_configurations(void **state)
 {
 	const struct stage_core_cfg good = {
-		.gguf = model, .block_first = 0, .block_last = 2, .device = "cpu", .n_threads = 1, .n_slots = 1, .n_ctx = 8,
-		.max_tokens = 4,
+	    .gguf = model,
+	    .block_first = 0,
+	    .block_last = 2,
+	    .device = "cpu",
+	    .n_threads = 1,
+	    .n_slots = 1,
+	    .n_ctx = 8,
+	    .max_tokens = 4,
 	};
 	struct stage_core_cfg cfg;
 	struct stage_core *core = NULL;
@@ -511,16 +528,16 @@ static void test_refuses_bad_configurations(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_any_cut_is_bit_identical),
-		cmocka_unit_test(test_interleaved_sequences),
-		cmocka_unit_test(test_pieces_and_reuse),
-		cmocka_unit_test(test_hops),
-		cmocka_unit_test(test_refuses_bad_batches),
-		cmocka_unit_test(test_refuses_other_messages),
-		cmocka_unit_test(test_passes_errors_on),
-		cmocka_unit_test(test_error_fits_small_messages),
-		cmocka_unit_test(test_hostile_batches),
-		cmocka_unit_test(test_refuses_bad_configurations),
+	    cmocka_unit_test(test_any_cut_is_bit_identical),
+	    cmocka_unit_test(test_interleaved_sequences),
+	    cmocka_unit_test(test_pieces_and_reuse),
+	    cmocka_unit_test(test_hops),
+	    cmocka_unit_test(test_refuses_bad_batches),
+	    cmocka_unit_test(test_refuses_other_messages),
+	    cmocka_unit_test(test_passes_errors_on),
+	    cmocka_unit_test(test_error_fits_small_messages),
+	    cmocka_unit_test(test_hostile_batches),
+	    cmocka_unit_test(test_refuses_bad_configurations),
 	};
 
 	return cmocka_run_group_tests_name("stage-core", tests, open_model, close_model);
