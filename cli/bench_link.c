@@ -237,7 +237,7 @@ static int parse_args(int argc, char **argv, struct bench_link_opts *o)
 			fputs(usage, stdout);
 			return CLI_OK;
 		default:
-			return CLI_USAGE;
+			return cli_see_help("bench link");
 		}
 	}
 	if (!ok)

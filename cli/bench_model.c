@@ -75,7 +75,7 @@ static int parse_args(int argc, char **argv, struct model_opts *o)
 			fputs(usage, stdout);
 			return CLI_OK;
 		} else
-			return CLI_USAGE;
+			return cli_see_help("bench model");
 	}
 	if (!ok)
 		return CLI_USAGE;

@@ -3,8 +3,8 @@
 #define PENSTOCK_CLI_CLI_H
 /*
  * The subcommands of the one binary and the few helpers they share. Each
- * command gets its own name as argv[0]; exit codes: 0 done, 1 failed (the reason
- * is on stderr), 2 wrong usage.
+ * command gets "penstock COMMAND" as argv[0], which getopt puts before its words;
+ * exit codes: 0 done, 1 failed (the reason is on stderr), 2 wrong usage.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -35,6 +35,8 @@ int cmd_host(int argc, char **argv);
 /* Prints "penstock COMMAND: text" and returns CLI_FAILED (or CLI_USAGE). */
 int cli_fail(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int cli_usage(const char *cmd, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* After getopt has said what is wrong: points to --help and returns CLI_USAGE. */
+int cli_see_help(const char *cmd);
 
 /* Whole-string numbers within bounds; on error a message naming the option, and false. */
 bool cli_u32(const char *cmd, const char *option, const char *text, uint32_t min, uint32_t max,

@@ -13,10 +13,16 @@ static const char usage[] = "usage: penstock bench link --driver D --size BYTES 
 
 int cmd_bench(int argc, char **argv)
 {
-	if (argc >= 2 && strcmp(argv[1], "link") == 0)
+	static char link[] = "penstock bench link", model[] = "penstock bench model";
+
+	if (argc >= 2 && strcmp(argv[1], "link") == 0) {
+		argv[1] = link;
 		return bench_link(argc - 1, argv + 1);
-	if (argc >= 2 && strcmp(argv[1], "model") == 0)
+	}
+	if (argc >= 2 && strcmp(argv[1], "model") == 0) {
+		argv[1] = model;
 		return bench_model(argc - 1, argv + 1);
+	}
 	if (argc >= 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
 		fputs(usage, stdout);
 		return CLI_OK;

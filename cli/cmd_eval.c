@@ -84,7 +84,7 @@ static int parse_args(int argc, char **argv, struct eval_opts *o)
 			fputs(usage, stdout);
 			return CLI_OK;
 		} else
-			return CLI_USAGE;
+			return cli_see_help("eval");
 	}
 	if (!ok)
 		return CLI_USAGE;

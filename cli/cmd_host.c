@@ -57,7 +57,7 @@ int cmd_host(int argc, char **argv)
 			fputs(usage, stdout);
 			return CLI_OK;
 		default:
-			return cli_usage("host", "see the options");
+			return cli_see_help("host");
 		}
 	}
 	if (argc - optind != 1)

@@ -324,7 +324,7 @@ static int parse_args(int argc, char **argv, struct inspect *in, const char **pa
 			fputs(usage, stdout);
 			return CLI_OK;
 		} else
-			return CLI_USAGE;
+			return cli_see_help("inspect");
 	}
 	if (optind + 1 != argc)
 		return cli_usage("inspect", "expected one FILE.gguf, found %d", argc - optind);

@@ -10,6 +10,7 @@
 
 #include "cli/cli.h"
 #include "cli/client_run.h"
+#include "cli/control.h"
 #include "cli/deploy.h"
 #include "topology/launch.h"
 
@@ -135,6 +136,17 @@ static bool parse_driver(const char *arg, int *driver)
 	return *driver >= 0;
 }
 
+/* The gateway takes its requests as JSON. */
+static bool is_utf8(const char *prompt)
+{
+	json_t *text = json_string(prompt);
+
+	if (text == NULL)
+		cli_usage("run", "--prompt: found bytes that are not UTF-8; expected UTF-8");
+	json_decref(text);
+	return text != NULL;
+}
+
 static bool parse_option(int c, struct run_opts *o)
 {
 	switch (c) {
@@ -149,9 +161,13 @@ static bool parse_option(int c, struct run_opts *o)
 	case OPT_STAGES:
 		return cli_u32("run", "--stages", optarg, 1, TOPO_MAX_STAGES, &o->ov.n_stages);
 	case 'p':
-		if (o->n_prompts < RUN_MAX_PROMPTS)
-			o->prompts[o->n_prompts++] = optarg;
-		return true;
+		if (o->n_prompts == RUN_MAX_PROMPTS) {
+			cli_usage("run", "--prompt: found more than the %u prompts that run together",
+				  RUN_MAX_PROMPTS);
+			return false;
+		}
+		o->prompts[o->n_prompts++] = optarg;
+		return is_utf8(optarg);
 	case OPT_IDS:
 		free(o->ids);
 		o->ids = NULL;
@@ -171,6 +187,7 @@ static bool parse_option(int c, struct run_opts *o)
 		o->json = true;
 		return true;
 	case '?':
+		cli_see_help("run");
 		return false;
 	default:
 		return parse_sampling(c, optarg, &o->sampling);
@@ -195,8 +212,11 @@ static int parse_args(int argc, char **argv, struct run_opts *o)
 				 argc - optind);
 	if (optind < argc)
 		o->topology = argv[optind];
-	if (o->topology != NULL && o->attach != NULL)
-		return cli_usage("run", "--attach NAME takes no topology");
+	if (o->attach != NULL && (o->topology != NULL || o->capture || o->ov.model != NULL ||
+				  o->ov.driver >= 0 || o->ov.n_stages > 0 || o->ov.no_hugepages))
+		return cli_usage("run",
+				 "--attach takes a deployment as it is: no topology, --model, --driver, "
+				 "--stages, --no-hugepages or --capture");
 	if (o->n_prompts > 0 && o->ids != NULL)
 		return cli_usage("run", "--prompt and --prompt-ids exclude each other");
 	if (o->n_prompts == 0)
@@ -214,6 +234,17 @@ static bool process_died(void *ctx, struct ps_err *err)
 	return true;
 }
 
+/* "memif" or "af_xdp"; "memif+af_xdp" where links inside nodes and between them differ. */
+static const char *drivers_of(const struct topology *t)
+{
+	bool used[2] = {false, false};
+
+	for (uint32_t i = 0; i < t->n_links; i++)
+		used[t->links[i].driver == TOPO_DRIVER_AF_XDP] = true;
+	return used[0] && used[1] ? "memif+af_xdp"
+				  : topo_driver_name(used[1] ? TOPO_DRIVER_AF_XDP : TOPO_DRIVER_MEMIF);
+}
+
 static int print_results(const struct run_opts *o, json_t *results, const struct topology *t)
 {
 	json_t *out;
@@ -227,7 +258,7 @@ static int print_results(const struct run_opts *o, json_t *results, const struct
 		json_object_set_new(out, "topology", json_string(t->path));
 		json_object_set_new(out, "model", json_string(t->model.path));
 		json_object_set_new(out, "stages", json_integer(t->n_stages));
-		json_object_set_new(out, "driver", json_string(topo_driver_name(t->links[0].driver)));
+		json_object_set_new(out, "driver", json_string(drivers_of(t)));
 	}
 	json_dumpf(out, stdout, JSON_COMPACT | JSON_REAL_PRECISION(12));
 	putchar('\n');
@@ -262,14 +293,16 @@ static int run_attached(const struct run_opts *o)
 	struct topology *t = NULL;
 	struct ps_err err = {{0}};
 	json_t *results = NULL;
-	char dir[TOPO_PATH_BYTES];
+	char dir[TOPO_PATH_BYTES], gateway[256];
 	int rc;
 
-	rc = launch_find(NULL, o->attach, dir, sizeof(dir), &err);
+	rc = deploy_find(o->attach, dir, sizeof(dir), &err);
+	if (rc == 0 && deploy_load_dir(dir, &t, &err) == 0)
+		snprintf(gateway, sizeof(gateway), "%s", t->procs[topo_gateway(t)].name);
+	else if (rc == 0) /* started by hand: no launcher has left the topology there */
+		rc = control_find_gateway(dir, gateway, sizeof(gateway), &err);
 	if (rc == 0)
-		rc = deploy_load_dir(dir, &t, &err);
-	if (rc == 0)
-		rc = generate(o, dir, t->procs[topo_gateway(t)].name, NULL, &results, &err);
+		rc = generate(o, dir, gateway, NULL, &results, &err);
 	if (rc == 0)
 		rc = print_results(o, results, t);
 	else

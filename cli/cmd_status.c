@@ -9,6 +9,8 @@
 
 #include "cli/cli.h"
 #include "cli/control.h"
+#include "cli/deploy.h"
+#include "gateway/client.h"
 #include "topology/launch.h"
 
 #define STATUS_TIMEOUT_MS 1000
@@ -22,38 +24,73 @@ static const char usage[] =
     "  --json         one JSON object\n"
     "  --watch        again every second\n";
 
-static bool is_socket_name(const char *name)
+/* What is said of a process that gives no answer. Where a launcher has started it, it has a log. */
+static json_t *silent(const char *run_dir, const char *name, const char *socket)
 {
-	size_t len = strlen(name);
+	int fd = gw_connect(socket);
+	char text[TOPO_PATH_BYTES + 330] = "does not answer", log[TOPO_PATH_BYTES + 300];
 
-	return len > 5 && strcmp(name + len - 5, ".sock") == 0;
+	snprintf(log, sizeof(log), "%s/%s.log", run_dir, name);
+	if (fd >= 0)
+		close(fd);
+	else
+		snprintf(text, sizeof(text), "has ended%s%s", access(log, F_OK) == 0 ? "; its log: " : "",
+			 access(log, F_OK) == 0 ? log : "");
+	return json_pack("{s:s, s:b, s:s}", "name", name, "ready", 0, "error", text);
 }
 
-/* All processes that have a control socket in a run directory; NULL if there is no such directory. */
-static json_t *ask_all(const char *run_dir)
+static void ask_one(json_t *procs, const char *run_dir, const char *name)
 {
-	DIR *d = opendir(run_dir);
-	json_t *procs;
-	struct dirent *e;
+	json_t *o = control_ask(run_dir, name, "status", STATUS_TIMEOUT_MS);
+	char path[TOPO_PATH_BYTES + 300];
 
-	if (d == NULL)
+	control_path(run_dir, name, path, sizeof(path));
+	if (o == NULL)
+		o = silent(run_dir, name, path);
+	json_object_set_new(o, "socket", json_string(path));
+	json_object_del(o, "event");
+	json_array_append_new(procs, o);
+}
+
+static int is_socket(const struct dirent *e)
+{
+	size_t len = strlen(e->d_name);
+
+	return len > 5 && strcmp(e->d_name + len - 5, ".sock") == 0;
+}
+
+/* Processes that were started by hand: those that have a socket, by name. */
+static json_t *ask_sockets(const char *run_dir)
+{
+	struct dirent **list;
+	json_t *procs;
+	int n = scandir(run_dir, &list, is_socket, alphasort);
+
+	if (n < 0)
 		return NULL;
 	procs = json_array();
-	while ((e = readdir(d)) != NULL) {
-		char name[256];
-		json_t *o;
-
-		if (!is_socket_name(e->d_name))
-			continue;
-		snprintf(name, sizeof(name), "%.*s", (int)strlen(e->d_name) - 5, e->d_name);
-		o = control_ask(run_dir, name, "status", STATUS_TIMEOUT_MS);
-		if (o == NULL)
-			o = json_pack("{s:s, s:b, s:s}", "name", name, "ready", 0, "error",
-				      "does not answer");
-		json_object_del(o, "event");
-		json_array_append_new(procs, o);
+	for (int i = 0; i < n; i++) {
+		list[i]->d_name[strlen(list[i]->d_name) - 5] = '\0';
+		ask_one(procs, run_dir, list[i]->d_name);
+		free(list[i]);
 	}
-	closedir(d);
+	free(list);
+	return procs;
+}
+
+/* All processes of a run directory, in the pipeline's order where a launcher has left its
+ * topology there; NULL if there is no such directory. */
+static json_t *ask_all(const char *run_dir)
+{
+	struct topology *t = NULL;
+	json_t *procs;
+
+	if (deploy_load_dir(run_dir, &t, NULL) != 0)
+		return ask_sockets(run_dir);
+	procs = json_array();
+	for (uint32_t i = 0; i < t->n_procs; i++)
+		ask_one(procs, run_dir, t->procs[i].name);
+	topo_free(t);
 	return procs;
 }
 
@@ -74,10 +111,12 @@ static void print_proc(json_t *p)
 	json_t *links = json_object_get(p, "links"), *ports = json_object_get(p, "ports"), *v;
 	size_t i;
 
+	if (json_object_get(p, "error") != NULL) {
+		printf("  %-10s NOT READY (%s)\n", text_of(p, "name"), text_of(p, "error"));
+		return;
+	}
 	printf("  %-10s %-8s %s", text_of(p, "name"), text_of(p, "role"),
 	       json_is_true(json_object_get(p, "ready")) ? "ready" : "NOT READY");
-	if (json_object_get(p, "error") != NULL)
-		printf(" (%s)", text_of(p, "error"));
 	if (json_object_get(p, "broken") != NULL)
 		printf(" (%s)", text_of(p, "broken"));
 	printf("  pid %lld  memory %s  slots %s  idle %s\n", int_of(p, "pid"), text_of(p, "memory"),
@@ -89,8 +128,9 @@ static void print_proc(json_t *p)
 		       text_of(p, "isa"), int_of(p, "threads"), int_of(p, "batches"), int_of(p, "rows"),
 		       (double)int_of(p, "compute_ns") / 1e6);
 	else
-		printf("    %lld requests, %lld tokens, %lld active, %lld waiting\n", int_of(p, "requests"),
-		       int_of(p, "tokens"), int_of(p, "active"), int_of(p, "waiting"));
+		printf("    %lld requests, %lld tokens, %lld active, %lld waiting, on %s\n",
+		       int_of(p, "requests"), int_of(p, "tokens"), int_of(p, "active"), int_of(p, "waiting"),
+		       text_of(p, "socket"));
 	json_array_foreach(ports, i, v) printf("    port %zu: %s\n", i, json_string_value(v));
 	json_array_foreach(links, i, v)
 	    printf("    link %lld to %-10s %-11s srtt %.1f us\n", int_of(v, "id"), text_of(v, "peer"),
@@ -104,7 +144,7 @@ static json_t *ask_deployments(const char *name, const char *run_dir)
 	struct dirent *e;
 	DIR *d;
 
-	if (name != NULL && launch_find(NULL, name, base, sizeof(base), NULL) == 0)
+	if (name != NULL && deploy_find(name, base, sizeof(base), NULL) == 0)
 		run_dir = base;
 	if (run_dir != NULL || name != NULL) {
 		procs = run_dir != NULL ? ask_all(run_dir) : NULL;
@@ -187,7 +227,7 @@ int cmd_status(int argc, char **argv)
 			fputs(usage, stdout);
 			return CLI_OK;
 		} else
-			return CLI_USAGE;
+			return cli_see_help("status");
 	}
 	if (optind + 1 < argc)
 		return cli_usage("status", "expected one NAME, found %d", argc - optind);

@@ -74,7 +74,7 @@ static bool read_json_ids(const char *text, int32_t **ids_out, size_t *n_out)
 static int decode(const struct tokenizer *t, char *text)
 {
 	int32_t *ids = NULL;
-	size_t n = 0, len = 0;
+	size_t n = 0, len = 0, i;
 	char *out = NULL;
 	bool ok;
 
@@ -84,10 +84,16 @@ static int decode(const struct tokenizer *t, char *text)
 						  : cli_ids("tokenize", "stdin", text, &ids, &n);
 	if (!ok)
 		return CLI_FAILED;
-	if (tokenizer_decode(t, ids, n, &out, &len) != 0) {
+	for (i = 0; i < n && (uint32_t)ids[i] < tokenizer_n_vocab(t); i++)
+		;
+	if (i < n || tokenizer_decode(t, ids, n, &out, &len) != 0) {
+		if (i < n)
+			cli_fail("tokenize", "stdin: item %zu is %d, the vocabulary has %u tokens", i, ids[i],
+				 tokenizer_n_vocab(t));
+		else
+			cli_fail("tokenize", "out of memory");
 		free(ids);
-		return cli_fail("tokenize", "an id is out of range: the vocabulary has %u tokens",
-				tokenizer_n_vocab(t));
+		return CLI_FAILED;
 	}
 	fwrite(out, 1, len, stdout);
 	free(out);
@@ -146,7 +152,7 @@ int cmd_tokenize(int argc, char **argv)
 			fputs(usage, stdout);
 			return CLI_OK;
 		} else
-			return CLI_USAGE;
+			return cli_see_help("tokenize");
 	}
 	if (optind + 1 != argc)
 		return cli_usage("tokenize", "expected one MODEL, found %d", argc - optind);

@@ -102,7 +102,7 @@ static int parse_up(int argc, char **argv, struct up_opts *o)
 			fputs(up_usage, stdout);
 			return CLI_OK;
 		default:
-			return cli_usage("up", "see the options");
+			return cli_see_help("up");
 		}
 		if (!ok)
 			return CLI_USAGE;
@@ -266,7 +266,7 @@ int cmd_down(int argc, char **argv)
 			return CLI_OK;
 		}
 		if (c != OPT_STALE)
-			return cli_usage("down", "see the options");
+			return cli_see_help("down");
 		stale = true;
 	}
 	if (argc - optind != (stale ? 0 : 1))

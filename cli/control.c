@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "cli/control.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -12,6 +13,7 @@
 
 #define CONTROL_MAX_CLIENTS 16
 #define CONTROL_WAIT_MS     100
+#define CONTROL_ASK_MS      1000
 
 void control_path(const char *run_dir, const char *name, char *out, size_t cap)
 {
@@ -111,4 +113,32 @@ json_t *control_ask(const char *run_dir, const char *name, const char *op, int t
 	}
 	gw_conn_close(&c);
 	return o;
+}
+
+int control_find_gateway(const char *run_dir, char *name_out, size_t cap, struct ps_err *err)
+{
+	struct dirent *e;
+	bool found = false;
+	DIR *d = opendir(run_dir);
+
+	while (!found && d != NULL && (e = readdir(d)) != NULL) {
+		const char *dot = strrchr(e->d_name, '.'), *role;
+		json_t *o;
+
+		if (dot == NULL || strcmp(dot, ".sock") != 0)
+			continue;
+		snprintf(name_out, cap, "%.*s", (int)(dot - e->d_name), e->d_name);
+		o = control_ask(run_dir, name_out, "status", CONTROL_ASK_MS);
+		role = json_string_value(json_object_get(o, "role"));
+		found = role != NULL && strcmp(role, "gateway") == 0;
+		json_decref(o);
+	}
+	if (d != NULL)
+		closedir(d);
+	if (!found)
+		return ps_err_set(err, -ENOENT,
+				  "%s: found no gateway that answers; expected penstock gateway "
+				  "to run there",
+				  run_dir);
+	return 0;
 }

@@ -18,6 +18,9 @@ int ps_warn_unused control_serve(struct proc *p, void (*fill)(void *ctx, json_t 
 /* Asks a process; the answer is the caller's to decref. NULL: it does not answer within timeout_ms. */
 json_t *control_ask(const char *run_dir, const char *name, const char *op, int timeout_ms);
 
+/* The name of the gateway among the processes of a run directory; -ENOENT if none answers. */
+int ps_warn_unused control_find_gateway(const char *run_dir, char *name_out, size_t cap, struct ps_err *err);
+
 /* RUNDIR/NAME.sock */
 void control_path(const char *run_dir, const char *name, char *out, size_t cap);
 

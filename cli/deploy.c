@@ -2,9 +2,12 @@
 #include "cli/deploy.h"
 
 #include <errno.h>
+#include <glob.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "topology/launch.h"
 
 #define DEFAULT_TOPOLOGY "three-stages-memif.yaml"
 #define DEFAULT_CONTEXT  4096u
@@ -82,4 +85,31 @@ int deploy_load_dir(const char *run_dir, struct topology **topo_out, struct ps_e
 
 	snprintf(path, sizeof(path), "%s/topology.yaml", run_dir);
 	return topo_load(path, &none, topo_out, err);
+}
+
+/* Processes that were started by hand leave no state file; their sockets tell of them. */
+static bool has_sockets(const char *dir)
+{
+	char pattern[TOPO_PATH_BYTES + 16];
+	glob_t g;
+	bool found;
+
+	snprintf(pattern, sizeof(pattern), "%s/*.sock", dir);
+	found = glob(pattern, 0, NULL, &g) == 0;
+	globfree(&g);
+	return found;
+}
+
+int deploy_find(const char *name, char *dir_out, size_t cap, struct ps_err *err)
+{
+	char base[TOPO_PATH_BYTES], dir[TOPO_PATH_BYTES];
+	int rc = launch_find(NULL, name, dir_out, cap, err);
+
+	if (rc != -ENOENT || name[0] == '\0' || name[0] == '.' || strpbrk(name, "/*?[\\") != NULL)
+		return rc;
+	launch_run_base(base, sizeof(base));
+	if (snprintf(dir, sizeof(dir), "%s/%s", base, name) >= (int)sizeof(dir) || !has_sockets(dir))
+		return rc;
+	snprintf(dir_out, cap, "%s", dir);
+	return 0;
 }

@@ -6,6 +6,7 @@
  * before anything starts. It joins topology/ and model/.
  */
 #include <stdbool.h>
+#include <stddef.h>
 
 #include "base/err.h"
 #include "model/graph.h"
@@ -25,5 +26,9 @@ int ps_warn_unused deploy_load(const char *path, const struct topo_overrides *ov
 
 /* The topology of a deployment that is up, from its run directory. */
 int ps_warn_unused deploy_load_dir(const char *run_dir, struct topology **topo_out, struct ps_err *err);
+
+/* The run directory of a deployment by its name: one that a launcher brought up, or one whose
+ * processes were started by hand. -ENOENT with those that are up. */
+int ps_warn_unused deploy_find(const char *name, char *dir_out, size_t cap, struct ps_err *err);
 
 #endif

@@ -32,6 +32,7 @@ static void help(FILE *out)
 
 int main(int argc, char **argv)
 {
+	static char name[32];
 	size_t i;
 
 	if (argc < 2) {
@@ -47,8 +48,11 @@ int main(int argc, char **argv)
 		return CLI_OK;
 	}
 	for (i = 0; i < sizeof(commands) / sizeof(commands[0]); i++) {
-		if (strcmp(argv[1], commands[i].name) == 0)
-			return commands[i].run(argc - 1, argv + 1);
+		if (strcmp(argv[1], commands[i].name) != 0)
+			continue;
+		snprintf(name, sizeof(name), "penstock %s", commands[i].name);
+		argv[1] = name;
+		return commands[i].run(argc - 1, argv + 1);
 	}
 	fprintf(stderr, "penstock: no command \"%s\"\n\n", argv[1]);
 	help(stderr);

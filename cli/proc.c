@@ -33,10 +33,11 @@ int proc_parse_args(int argc, char **argv, const char *usage, struct proc_args *
 	for (i = 1; i < argc && split == 0; i++)
 		split = strcmp(argv[i], "--") == 0 ? i : 0;
 	a->ready_fd = -1;
-	a->eal_argc = split > 0 ? split : 1;
-	a->eal_argv = argv;
-	/* Own arguments start behind "--", which getopt sees as the program's name. */
+	a->eal_argc = split > 0 ? split - 1 : 0;
+	a->eal_argv = argv + 1;
+	/* Own arguments start behind "--", in whose place getopt finds the program's name. */
 	optind = 1;
+	argv[split] = argv[0];
 	argc -= split;
 	argv += split;
 	while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
@@ -53,8 +54,11 @@ int proc_parse_args(int argc, char **argv, const char *usage, struct proc_args *
 		} else if (c == 'h') {
 			fputs(usage, stdout);
 			return CLI_OK;
-		} else
-			return CLI_USAGE;
+		} else {
+			if (split == 0)
+				fprintf(stderr, "EAL arguments go before \"--\", own ones behind it\n");
+			return cli_see_help(a->cmd);
+		}
 	}
 	if (optind != argc)
 		return cli_usage(a->cmd, "unexpected \"%s\"; EAL arguments go before \"--\"", argv[optind]);
@@ -112,7 +116,8 @@ int proc_load(struct proc *p, const struct proc_args *args, struct ps_err *err)
 		return ps_err_set(err, -EINVAL, "%s: \"%s\" is %s: start it with penstock %s", args->topology,
 				  p->self->name, p->self->is_gateway ? "the gateway" : "a stage",
 				  p->self->is_gateway ? "gateway" : "stage");
-	if (p->args.run_dir[0] == '\0') {
+	p->by_hand = p->args.run_dir[0] == '\0';
+	if (p->by_hand) {
 		launch_run_base(base, sizeof(base));
 		snprintf(p->args.run_dir, sizeof(p->args.run_dir), "%.400s/%s", base, p->topo->name);
 	}
@@ -410,6 +415,8 @@ void proc_close(struct proc *p)
 	dp_slots_destroy(p->rx_slots);
 	dp_bell_destroy(p->io_bell);
 	dp_bell_destroy(p->app_bell);
+	if (p->by_hand)
+		(void)!rmdir(p->args.run_dir); /* fails while others are there */
 	gguf_close(p->gguf);
 	topo_free(p->topo);
 }

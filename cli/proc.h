@@ -25,7 +25,7 @@ struct proc_args {
 	char run_dir[TOPO_PATH_BYTES];
 	int ready_fd; /* -1: none; "READY\n" is written there once */
 	int eal_argc;
-	char **eal_argv; /* argv[0] and what stood before "--" */
+	char **eal_argv; /* what stood before "--" */
 };
 
 /* Parses `[EAL args] -- [own args]` or `[own args]`. -1: go on; else the exit code. */
@@ -33,6 +33,7 @@ int proc_parse_args(int argc, char **argv, const char *usage, struct proc_args *
 
 struct proc {
 	struct proc_args args;
+	bool by_hand; /* no launcher has named a run directory: the last process removes it */
 	struct topology *topo;
 	const struct topo_proc *self;
 	uint32_t self_index;

@@ -26,6 +26,12 @@ int cli_fail(const char *cmd, const char *fmt, ...)
 	return CLI_FAILED;
 }
 
+int cli_see_help(const char *cmd)
+{
+	fprintf(stderr, "try: penstock %s --help\n", cmd);
+	return CLI_USAGE;
+}
+
 int cli_usage(const char *cmd, const char *fmt, ...)
 {
 	va_list ap;
@@ -33,8 +39,7 @@ int cli_usage(const char *cmd, const char *fmt, ...)
 	va_start(ap, fmt);
 	say(cmd, fmt, ap);
 	va_end(ap);
-	fprintf(stderr, "try: penstock %s --help\n", cmd);
-	return CLI_USAGE;
+	return cli_see_help(cmd);
 }
 
 bool cli_u64(const char *cmd, const char *option, const char *text, uint64_t *out)
