@@ -274,6 +274,8 @@ static int derive_procs(struct derive *d)
 					       "gateway to have a name of its own",
 					       p->v.name);
 		d->t->procs[i] = p->v;
+		d->t->procs[i].line = p->blocks_at.line;
+		d->t->procs[i].column = p->blocks_at.column;
 	}
 	d->t->n_stages = f->n_stages;
 	d->t->n_procs = f->n_stages + 1;

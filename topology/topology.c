@@ -79,9 +79,9 @@ static int fail_range(const struct topology *t, uint32_t i, uint32_t next, uint3
 
 	return ps_err_set(
 	    err, -EINVAL,
-	    "%s: found blocks %u-%u in stage '%s'; expected a range that starts at %u%s, so that "
+	    "%s:%u:%u: found blocks %u-%u in stage '%s'; expected a range that starts at %u%s, so that "
 	    "the stages hold all %u blocks (0-%u) of the model",
-	    t->path, p->block_first, p->block_last - 1, p->name, next,
+	    t->path, p->line, p->column, p->block_first, p->block_last - 1, p->name, next,
 	    i + 1 == t->n_stages ? " and ends at the model's last block" : "", n_layers, n_layers - 1);
 }
 

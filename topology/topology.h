@@ -42,6 +42,7 @@ struct topo_proc {
 	char device[TOPO_NAME_BYTES];
 	uint32_t block_first, block_last; /* [first, last); both 0 for "auto" until topo_set_blocks */
 	bool blocks_auto;                 /* until topo_write: a written file has the ranges that were set */
+	uint32_t line, column;            /* of its block range (or of itself) in the file, for errors */
 	uint32_t n_threads;               /* 0: one a core that the node has for it */
 	enum topo_idle idle;
 	int cores[TOPO_MAX_CORES]; /* compute threads' */

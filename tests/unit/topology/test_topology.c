@@ -413,6 +413,7 @@ static void test_set_blocks(void **state)
 	t = load_ok(HEAD "stages: [{blocks: 0-2}, {blocks: 3-8}]\n", NULL);
 	assert_int_equal(topo_set_blocks(t, 9, NULL, &err), 0);
 	assert_int_equal(topo_set_blocks(t, 8, NULL, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, ":3:34: found blocks 3-8 in stage 's1'"));
 	topo_free(t);
 }
 
@@ -477,8 +478,11 @@ static void round_trip(struct topology *t)
 	}
 	assert_true(topo_hash(back) == topo_hash(t));
 	memcpy(back->path, t->path, sizeof(t->path));
-	for (uint32_t i = 0; i < t->n_procs; i++) /* ranges that were set are written as ranges */
+	for (uint32_t i = 0; i < t->n_procs; i++) { /* ranges that were set are written as ranges */
 		back->procs[i].blocks_auto = t->procs[i].blocks_auto;
+		back->procs[i].line = t->procs[i].line;
+		back->procs[i].column = t->procs[i].column;
+	}
 	assert_memory_equal(back, t, sizeof(*t));
 	topo_free(back);
 	unlink(path);
