@@ -19,6 +19,7 @@
 #include <rte_errno.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
+#include <rte_memory.h>
 #include <rte_pdump.h>
 
 #include "nic/internal.h"
@@ -407,6 +408,9 @@ int nic_eal_start(const struct nic_cfg *cfg, uint64_t need_bytes, struct ps_err 
 	if (eal.capture && rte_pdump_init() != 0)
 		return ps_err_set(err, -EINVAL, "capture: rte_pdump_init: %s", nic_eal_log_tail());
 	nic_pool_mark_init();
+	/* What EAL really holds: the user's arguments may have asked for something else. */
+	eal.hugepages = rte_eal_has_hugepages() != 0;
+	eal.mb = (uint32_t)(rte_eal_get_physmem_size() >> 20);
 	if (eal.hugepages)
 		snprintf(eal.text, sizeof(eal.text), "hugepages=%uMB prefix=%s%s", eal.mb, eal.prefix,
 			 eal.capture ? " capture=yes" : "");
