@@ -469,7 +469,8 @@ static void print_json(const struct bench_link_opts *o, const struct bench_share
 	json_object_set_new(j, "idle", json_string(o->idle == DP_IDLE_SPIN ? "spin" : "adaptive"));
 	json_object_set_new(j, "cores", json_pack("[i, i]", o->cores[0], o->cores[1]));
 	json_object_set_new(j, "checksum", json_boolean(o->checksum));
-	json_object_set_new(j, "payload", json_string("written whole, and read a byte a cache line, on both sides"));
+	json_object_set_new(j, "payload",
+			    json_string("written whole, and read a byte a cache line, on both sides"));
 	json_object_set_new(j, "retransmits", json_integer((json_int_t)sh->retransmits));
 	json_object_set_new(j, "rx_in_place", json_integer((json_int_t)sh->rx_in_place));
 	json_object_set_new(j, "rx_copied_bytes", json_integer((json_int_t)sh->rx_copied_bytes));
@@ -489,7 +490,8 @@ static void print_table(const struct bench_link_opts *o, const struct bench_shar
 			const struct bench_result *res)
 {
 	printf("driver      %s: %s\n", o->driver_name, sh->mode[BENCH_PING]);
-	printf("message     %u bytes, written whole, and read a byte a cache line, on both sides; mtu %u, payload checksum %s\n",
+	printf("message     %u bytes, written whole, and read a byte a cache line, on both sides; mtu %u, "
+	       "payload checksum %s\n",
 	       o->size, sh->mtu, o->checksum ? "on" : "off");
 	printf("sides       idle %s, ", o->idle == DP_IDLE_SPIN ? "spin" : "adaptive");
 	if (o->cores[0] >= 0)

@@ -88,6 +88,8 @@ int dp_link_create(const struct dp_link_cfg *cfg, uint64_t incarnation, uint64_t
 		return ps_err_set(err, -ENOMEM, "link %u: out of memory", cfg->link_id);
 	l->cfg = *cfg;
 	l->cfg.window_bytes = window;
+	if (l->cfg.ack_msgs == 0)
+		l->cfg.ack_msgs = ACK_MSGS;
 	if (cfg->dead_silence_ns == 0)
 		l->cfg.dead_silence_ns = DEFAULT_SILENCE_NS;
 	if (cfg->self_name == NULL)

@@ -27,6 +27,7 @@
 #define DEFAULT_SILENCE_NS (100 * MS)
 #define RTT_INITIAL_NS     (1 * MS) /* until the first sample */
 #define RTT_SAMPLE_MAX_NS  1000000000u
+#define ACK_MSGS           2u /* messages whole since the last ACK; the default of ack_msgs */
 #define RTO_MIN_NS         (200 * US)
 #define RTO_MAX_NS         (50 * MS)
 #define RTOS_DEAD          8u
@@ -119,7 +120,7 @@ struct dp_link {
 	uint64_t rx_cum, rx_end; /* as in the ACK; one past the highest received */
 	uint64_t rx_bitmap[4];
 	uint64_t placed_bytes;
-	uint32_t dup_chunks, rx_unacked;
+	uint32_t dup_chunks, rx_unacked, rx_unacked_msgs;
 	bool ack_now, echo_set;
 	uint64_t ack_due_ns, echo_rx_ns;
 	uint32_t echo_tx_time_ns;

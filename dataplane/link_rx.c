@@ -44,7 +44,7 @@ void receiver_reset(struct dp_link *l)
 	l->rx_cum = l->rx_end = 0;
 	memset(l->rx_bitmap, 0, sizeof(l->rx_bitmap));
 	l->placed_bytes = 0;
-	l->dup_chunks = l->rx_unacked = 0;
+	l->dup_chunks = l->rx_unacked = l->rx_unacked_msgs = 0;
 	l->ack_now = l->echo_set = false;
 	l->ack_due_ns = UINT64_MAX;
 }
@@ -124,7 +124,8 @@ static void ack_schedule(struct dp_link *l, const struct dp_hdr *h, uint64_t now
 	}
 	if (l->rx_unacked++ == 0)
 		l->ack_due_ns = now_ns + ACK_DELAY_NS;
-	if (h->type != DP_PKT_DATA || (h->flags & DP_F_LAST) != 0 || l->rx_unacked >= ACK_EVERY)
+	l->rx_unacked_msgs += (h->flags & DP_F_LAST) != 0;
+	if (h->type != DP_PKT_DATA || l->rx_unacked_msgs >= l->cfg.ack_msgs || l->rx_unacked >= ACK_EVERY)
 		l->ack_now = true;
 }
 
@@ -286,6 +287,7 @@ void receiver_ack_tx(struct dp_link *l, struct dp_tx_pkt *pkt, uint64_t now_ns)
 	link_packet(l, pkt, &hdr, l->ack_bytes, DP_ACK_BYTES, now_ns);
 	l->msg_credit_told = a.msg_credit;
 	l->rx_unacked = 0;
+	l->rx_unacked_msgs = 0;
 	l->ack_due_ns = UINT64_MAX;
 	l->ack_now = l->echo_set = false;
 	l->count[DP_COUNTER_tx_acks]++;

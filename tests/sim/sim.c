@@ -591,6 +591,7 @@ static void setup_side(struct sim *m, uint8_t i, uint32_t max_msg)
 	    .max_msg_bytes = max_msg,
 	    .rx_slots = c == 9 ? 1 + (uint32_t)rng_below(&m->rng, 2)
 			       : 1 + (uint32_t)rng_below(&m->rng, DP_LINK_MAX_INFLIGHT),
+	    .ack_msgs = (uint32_t)rng_below(&m->rng, 5),
 	    .window_bytes =
 		c == 9 ? 8896 + (uint32_t)rng_below(&m->rng, 4000) : (uint32_t)rng_below(&m->rng, 2) * 65536,
 	    .payload_crc = c == 4 || c == 5 || c == 8 || rng_chance(&m->rng, 0.5),

@@ -74,6 +74,34 @@ static void send_errors(void **state)
 	pair_fini(&pr);
 }
 
+/* One message's ACK waits for another, or for 10 us: in a ping-pong the reply is what matters. */
+static void single_messages_wait_for_their_ack(void **state)
+{
+	uint64_t acks;
+
+	(void)state;
+	pair_defaults(&pr);
+	pr.cfg[0].ack_msgs = pr.cfg[1].ack_msgs = 0;
+	pair_up(&pr);
+	pair_run(&pr, pr.now_ns + 1 * MS);
+	acks = pair_count(&pr, 1, DP_COUNTER_tx_acks);
+	pair_send(&pr, 0, data, 100);
+	pair_settle(&pr);
+	assert_int_equal(pair_count(&pr, 1, DP_COUNTER_tx_acks), acks);
+	pair_send(&pr, 0, data, 100);
+	pair_settle(&pr);
+	assert_int_equal(pair_count(&pr, 1, DP_COUNTER_tx_acks), acks + 1);
+	assert_int_equal(pair_count(&pr, 0, DP_COUNTER_msgs_acked), 2);
+	pair_send(&pr, 0, data, 100);
+	pair_settle(&pr);
+	assert_int_equal(pair_count(&pr, 1, DP_COUNTER_tx_acks), acks + 1);
+	pair_run(&pr, pr.now_ns + 11000);
+	assert_int_equal(pair_count(&pr, 1, DP_COUNTER_tx_acks), acks + 2);
+	assert_int_equal(pair_count(&pr, 0, DP_COUNTER_msgs_acked), 3);
+	assert_int_equal(pair_count(&pr, 0, DP_COUNTER_tail_probes), 0);
+	pair_fini(&pr);
+}
+
 static void slots_are_credit(void **state)
 {
 	struct dp_msg m[8];
@@ -458,12 +486,19 @@ static void bench(uint32_t size, bool crc, bool moves)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(sizes_and_order),     cmocka_unit_test(chunks_in_any_order),
-	    cmocka_unit_test(send_errors),         cmocka_unit_test(slots_are_credit),
-	    cmocka_unit_test(window_is_credit),    cmocka_unit_test(beyond_credit_is_dropped),
-	    cmocka_unit_test(in_place_buffers),    cmocka_unit_test(misaligned_is_copied),
-	    cmocka_unit_test(slots_of_the_caller), cmocka_unit_test(when_acks_go),
-	    cmocka_unit_test(ack_contents),        cmocka_unit_test(events_are_bounded),
+	    cmocka_unit_test(sizes_and_order),
+	    cmocka_unit_test(chunks_in_any_order),
+	    cmocka_unit_test(send_errors),
+	    cmocka_unit_test(single_messages_wait_for_their_ack),
+	    cmocka_unit_test(slots_are_credit),
+	    cmocka_unit_test(window_is_credit),
+	    cmocka_unit_test(beyond_credit_is_dropped),
+	    cmocka_unit_test(in_place_buffers),
+	    cmocka_unit_test(misaligned_is_copied),
+	    cmocka_unit_test(slots_of_the_caller),
+	    cmocka_unit_test(when_acks_go),
+	    cmocka_unit_test(ack_contents),
+	    cmocka_unit_test(events_are_bounded),
 	    cmocka_unit_test(many_messages),
 	};
 
