@@ -6,10 +6,12 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #define CONN_FIRST_BYTES 4096u
+#define CONN_CONNECT_S   2 /* how long gw_connect waits for a full backlog */
 
 void gw_conn_open(struct gw_conn *c, int fd)
 {
@@ -49,10 +51,19 @@ static bool grow(char **buf, size_t *cap, size_t len, size_t more, size_t max)
 
 bool gw_conn_read(struct gw_conn *c)
 {
+	size_t room;
 	ssize_t n;
 
+	/* The lines that were handed out are done with. */
+	if (c->in_used > 0) {
+		c->in_len -= c->in_used;
+		memmove(c->in, c->in + c->in_used, c->in_len);
+		c->in_used = 0;
+	}
 	for (;;) {
-		if (!grow(&c->in, &c->in_cap, c->in_len, CONN_FIRST_BYTES, GW_LINE_MAX))
+		room = GW_LINE_MAX - c->in_len;
+		if (room == 0 || !grow(&c->in, &c->in_cap, c->in_len,
+				       room < CONN_FIRST_BYTES ? room : CONN_FIRST_BYTES, GW_LINE_MAX))
 			return false;
 		n = recv(c->fd, c->in + c->in_len, c->in_cap - c->in_len, MSG_DONTWAIT);
 		if (n < 0 && errno == EINTR)
@@ -69,22 +80,14 @@ bool gw_conn_read(struct gw_conn *c)
 
 char *gw_conn_line(struct gw_conn *c)
 {
-	char *end = c->in_len > 0 ? memchr(c->in, '\n', c->in_len) : NULL;
-	size_t used;
-	char *line;
+	size_t left = c->in_len - c->in_used;
+	char *line = c->in + c->in_used, *end = left > 0 ? memchr(line, '\n', left) : NULL;
 
 	if (end == NULL)
 		return NULL;
-	used = (size_t)(end - c->in) + 1;
-	/* The line moves behind the rest, so that the buffer starts with unread bytes. */
-	if (!grow(&c->in, &c->in_cap, c->in_len, used, 2 * (size_t)GW_LINE_MAX))
-		return NULL;
-	line = c->in + c->in_len;
-	memcpy(line, c->in, used - 1);
-	line[used - 1] = '\0';
-	memmove(c->in, c->in + used, c->in_len);
-	c->in_len -= used;
-	return c->in + c->in_len;
+	*end = '\0';
+	c->in_used += (size_t)(end - line) + 1;
+	return line;
 }
 
 void gw_conn_flush(struct gw_conn *c)
@@ -139,6 +142,29 @@ static int unix_socket(const char *path, int flags, struct sockaddr_un *addr)
 	return fd < 0 ? -errno : fd;
 }
 
+/* Makes room at the path: a socket on which nobody listens any more goes, one in use and any other
+ * file stay. */
+static int remove_stale(const char *path, const struct sockaddr_un *addr)
+{
+	struct stat st;
+	int fd, rc;
+
+	if (lstat(path, &st) != 0)
+		return errno == ENOENT ? 0 : -errno;
+	if (!S_ISSOCK(st.st_mode))
+		return -EEXIST;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -errno;
+	/* EAGAIN: somebody listens, whose backlog is full. */
+	rc = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno == EAGAIN ? -EADDRINUSE
+											       : 0;
+	close(fd);
+	if (rc == 0 && unlink(path) != 0 && errno != ENOENT)
+		rc = -errno;
+	return rc;
+}
+
 int gw_listen(const char *path)
 {
 	struct sockaddr_un addr;
@@ -146,10 +172,11 @@ int gw_listen(const char *path)
 
 	if (fd < 0)
 		return fd;
-	unlink(path);
-	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) != 0 || chmod(path, 0600) != 0 ||
-	    listen(fd, 16) != 0) {
+	rc = remove_stale(path, &addr);
+	if (rc == 0 && (bind(fd, (struct sockaddr *)&addr, sizeof(addr)) != 0 || chmod(path, 0600) != 0 ||
+			listen(fd, 16) != 0))
 		rc = -errno;
+	if (rc != 0) {
 		close(fd);
 		return rc;
 	}
@@ -158,12 +185,15 @@ int gw_listen(const char *path)
 
 int gw_connect(const char *path)
 {
+	/* A peer that accepts no more (a process that was stopped) must not hang its caller. */
+	const struct timeval patience = {.tv_sec = CONN_CONNECT_S};
 	struct sockaddr_un addr;
 	int fd = unix_socket(path, 0, &addr), rc;
 
 	if (fd < 0)
 		return fd;
-	if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) != 0) {
+	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience)) != 0 ||
+	    connect(fd, (struct sockaddr *)&addr, sizeof(addr)) != 0) {
 		rc = -errno;
 		close(fd);
 		return rc;

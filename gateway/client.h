@@ -17,7 +17,7 @@
 struct gw_conn {
 	int fd; /* -1: free */
 	char *in;
-	size_t in_len, in_cap;
+	size_t in_used, in_len, in_cap; /* in_used: bytes that were handed out as lines */
 	char *out;
 	size_t out_len, out_cap;
 	bool broken; /* to be closed */
@@ -35,9 +35,10 @@ void gw_conn_send(struct gw_conn *c, json_t *object);
 /* Sends what is left over. */
 void gw_conn_flush(struct gw_conn *c);
 
-/* A listening unix socket, non-blocking, mode 0600, replacing a stale file. -errno. */
+/* A listening unix socket, non-blocking, mode 0600, replacing a stale one. -errno: -EADDRINUSE where
+ * somebody listens already, -EEXIST where the path is another kind of file, -ENAMETOOLONG. */
 int gw_listen(const char *path);
-/* Connects; -errno. */
+/* Connects; -errno, -EAGAIN where the listener accepts nobody. */
 int gw_connect(const char *path);
 
 #endif
