@@ -31,7 +31,7 @@ static const char usage[] =
     "  --top-k K, --top-p P, --min-p P, --repeat-penalty R, --repeat-last-n N\n"
     "                       filters of the sampler (40, 0.95, 0, 1.0, 64); greedy ignores the first three\n"
     "  --seed S             the same seed gives the same text (1)\n"
-    "  --no-hugepages       run without hugepages even where they could be had (memif only)\n"
+    "  --no-hugepages       run without hugepages even where they could be had (slower)\n"
     "  --capture            let dpdk-dumpcap attach to the ports\n"
     "  --attach NAME        use a deployment that penstock up brought up, and leave it running\n"
     "  --json               one JSON object on stdout instead of text and table\n";

@@ -19,7 +19,7 @@ static const char up_usage[] =
     "  --model FILE         a GGUF file instead of the topology's\n"
     "  --driver D           memif or af_xdp for the links, instead of the topology's\n"
     "  --stages N           N stages instead of the topology's\n"
-    "  --no-hugepages       run without hugepages even where they could be had (memif only)\n"
+    "  --no-hugepages       run without hugepages even where they could be had (slower)\n"
     "  --capture            let dpdk-dumpcap attach to the ports\n"
     "  --timeout SECONDS    how long all processes may take to be ready (60)\n\n"
     "What follows -- goes to EAL in every process.\n";
