@@ -63,7 +63,10 @@ int control_serve(struct proc *p, void (*fill)(void *ctx, json_t *object), void 
 		struct pollfd fds[CONTROL_MAX_CLIENTS + 1];
 
 		for (i = 0; i < CONTROL_MAX_CLIENTS; i++)
-			fds[i] = (struct pollfd){.fd = conns[i].fd, .events = POLLIN};
+			fds[i] = (struct pollfd){
+			    .fd = conns[i].fd,
+			    .events = (short)(POLLIN | (conns[i].out_len > 0 ? POLLOUT : 0)),
+			};
 		fds[CONTROL_MAX_CLIENTS] = (struct pollfd){.fd = listen_fd, .events = POLLIN};
 		if (poll(fds, CONTROL_MAX_CLIENTS + 1, CONTROL_WAIT_MS) <= 0)
 			continue;

@@ -204,6 +204,7 @@ static const char *read_prompt(struct gw_server *srv, json_t *o, int32_t **ids_o
 {
 	json_t *tokens = json_object_get(o, "tokens"), *prompt = json_object_get(o, "prompt"), *v;
 	size_t i;
+	int rc;
 
 	if (json_is_array(tokens)) {
 		*n_out = json_array_size(tokens);
@@ -223,10 +224,11 @@ static const char *read_prompt(struct gw_server *srv, json_t *o, int32_t **ids_o
 		return "expected \"prompt\" (a text) or \"tokens\" (an array of ids)";
 	if (srv->cfg.tokenizer == NULL)
 		return srv->cfg.no_tokenizer_why;
-	if (tokenizer_encode(srv->cfg.tokenizer, json_string_value(prompt), json_string_length(prompt), true,
-			     true, ids_out, n_out) != 0)
-		return "out of memory for the prompt's tokens";
-	return NULL;
+	rc = tokenizer_encode(srv->cfg.tokenizer, json_string_value(prompt), json_string_length(prompt), true,
+			      true, ids_out, n_out);
+	if (rc == -EILSEQ)
+		return "the prompt has a character for which the model's vocabulary has no token";
+	return rc == 0 ? NULL : "out of memory for the prompt's tokens";
 }
 
 static struct request *new_request(struct gw_server *srv, struct gw_conn *conn, json_t *id)
@@ -303,8 +305,12 @@ static void serve_line(struct gw_server *srv, struct gw_conn *conn, const char *
 	json_error_t jerr;
 	json_t *o = json_loads(line, 0, &jerr);
 	const char *op = json_string_value(json_object_get(o, "op"));
+	char text[JSON_ERROR_TEXT_LENGTH + 64];
 
-	if (op == NULL)
+	if (o == NULL) {
+		snprintf(text, sizeof(text), "not JSON: column %d: %s", jerr.column, jerr.text);
+		send_error(conn, NULL, text);
+	} else if (op == NULL)
 		send_error(conn, NULL, "expected a JSON object with \"op\": \"generate\" or \"status\"");
 	else if (strcmp(op, "generate") == 0)
 		op_generate(srv, conn, o);
@@ -332,16 +338,20 @@ static void drop_conn(struct gw_server *srv, struct gw_conn *conn)
 
 static void accept_clients(struct gw_server *srv)
 {
+	struct gw_conn refused;
 	uint32_t i;
 	int fd;
 
 	while ((fd = accept4(srv->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK)) >= 0) {
 		for (i = 0; i < SRV_MAX_CLIENTS && srv->conns[i].fd >= 0; i++)
 			;
-		if (i == SRV_MAX_CLIENTS)
-			close(fd);
-		else
+		if (i < SRV_MAX_CLIENTS) {
 			gw_conn_open(&srv->conns[i], fd);
+			continue;
+		}
+		gw_conn_open(&refused, fd);
+		send_error(&refused, NULL, "too many clients are connected: try again later");
+		gw_conn_close(&refused);
 	}
 }
 
@@ -404,9 +414,12 @@ static bool take_messages(struct gw_server *srv)
 
 	while (dp_endpoint_done(srv->cfg.ep, &link, &done)) {
 		((struct tx_buf *)done.cookie)->used = false;
-		if (done.failed)
+		if (done.failed) {
+			/* The link's event came before it, and says who died and why. */
+			take_events(srv);
 			gw_sched_break(srv->sched,
 				       "the link to the first stage ended while a batch was under way");
+		}
 		any = true;
 	}
 	while (dp_endpoint_recv(srv->cfg.ep, &link, &msg)) {
@@ -504,9 +517,12 @@ int gw_server_create(const struct gw_server_cfg *cfg, struct gw_server **srv_out
 		goto out_destroy;
 	srv->tx_bytes = (gw_sched_max_bytes(srv->sched) + 63) & ~(size_t)63;
 	srv->tx = calloc(cfg->sched.max_batches, sizeof(*srv->tx));
-	for (i = 0; srv->tx != NULL && i < cfg->sched.max_batches; i++)
+	for (i = 0; srv->tx != NULL && i < cfg->sched.max_batches; i++) {
 		srv->tx[i].mem = aligned_alloc(64, srv->tx_bytes);
-	if (srv->tx == NULL || srv->tx[cfg->sched.max_batches - 1].mem == NULL) {
+		if (srv->tx[i].mem == NULL)
+			break;
+	}
+	if (srv->tx == NULL || i < cfg->sched.max_batches) {
 		rc = ps_err_set(err, -ENOMEM, "out of memory for %u batch messages", cfg->sched.max_batches);
 		goto out_destroy;
 	}

@@ -2,6 +2,7 @@
 #include "stage/loop.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -32,6 +33,9 @@ static uint8_t *acquire_slot(struct loop *l)
 	while ((slot = dp_slots_acquire(l->cfg.slots)) == NULL) {
 		if (atomic_load_explicit(l->cfg.stop, memory_order_relaxed) != 0)
 			return NULL;
+		/* The wait ends at once while batches lie ready: the I/O thread must get a core all the same.
+		 */
+		sched_yield();
 		dp_endpoint_wait(l->cfg.ep, LOOP_WAIT_NS);
 		collect_done(l);
 	}
@@ -148,7 +152,8 @@ int stage_loop_run(const struct stage_loop_cfg *cfg, struct stage_loop_stats *st
 			take_event(&l, link, &ev);
 		if (l.refused.msg[0] != '\0' && !l.was_ready)
 			return ps_err_set(err, -ECONNREFUSED, "%s", l.refused.msg);
-		while (dp_endpoint_recv(cfg->ep, &link, &msg)) {
+		/* One at a time: a stage that always has a batch waiting still sees its flag and events. */
+		if (dp_endpoint_recv(cfg->ep, &link, &msg)) {
 			if (link == cfg->link_up)
 				run_batch(&l, &msg);
 			else
