@@ -28,6 +28,9 @@ void nic_intr_guard_enter(void)
 		sched_yield();
 }
 
+/* No callback is let in any more; guarded by nic_intr_guard_busy. */
+static bool shut;
+
 /* What the callback that runs on this thread has registered. */
 static _Thread_local struct {
 	bool inside;
@@ -43,11 +46,20 @@ static void run_guarded(int slot, void *arg)
 	rte_intr_callback_fn fn = atomic_load_explicit(&slots[slot], memory_order_acquire);
 
 	nic_intr_guard_enter();
-	fresh.inside = true;
-	fresh.fd = -1;
-	fn(arg);
-	drop_dead_registration();
-	fresh.inside = false;
+	if (!shut) {
+		fresh.inside = true;
+		fresh.fd = -1;
+		fn(arg);
+		drop_dead_registration();
+		fresh.inside = false;
+	}
+	nic_intr_guard_leave();
+}
+
+void nic_intr_guard_shut(void)
+{
+	nic_intr_guard_enter();
+	shut = true;
 	nic_intr_guard_leave();
 }
 

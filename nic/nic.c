@@ -9,6 +9,7 @@
 #include <rte_errno.h>
 
 #include "nic/internal.h"
+#include "nic/intr_guard.h"
 
 static struct nic_port ports[NIC_MAX_PORTS];
 static uint32_t n_ports;
@@ -174,6 +175,7 @@ int nic_start(const struct nic_cfg *cfg, struct dp_port **ports_out, struct ps_e
 void nic_stop(void)
 {
 	nic_eal_log_quiet(); /* the memif driver frees one thing twice, and EAL says so */
+	nic_intr_guard_shut();
 	for (uint32_t i = n_ports; i-- > 0;)
 		dp_port_close(&ports[i].base);
 	for (uint32_t i = 0; i < n_ports; i++)

@@ -33,12 +33,14 @@ def one_process(penstock, model, o):
 
 
 def pipeline(penstock, topology, model, o):
-    """Generation speed of the pipeline, and the network's share of a token's time."""
+    """Generation speed of the pipeline, the network's share of a token's time, and its parts in ms."""
     ids = ','.join(str(i + 1) for i in range(o.prompt))
     result = json.loads(output(penstock, 'run', '--topology', topology, '--model', model, '--driver', o.driver,
                                '--prompt-ids', ids, '--tokens', o.tokens + 1, '--temperature', 0, '--json'))
     timing = result['results'][0]['timing']
-    return timing['tokens_per_s'], timing['network_share']
+    parts = {key: sum(hop[f'{key}_ns']['p50'] for hop in timing['hops']) / 1e6
+             for key in ('compute', 'queue', 'wire', 'host')}
+    return timing['tokens_per_s'], timing['network_share'], parts
 
 
 def write_topology(folder, o):
@@ -69,18 +71,20 @@ def main():
         model = os.path.join(folder, 'model.gguf')
         output(os.path.join(o.build, 'perf', 'penstock-make-gguf'), '--preset', o.preset, '--dtype', o.dtype, model)
         topology = write_topology(folder, o)
-        one, many, shares = [], [], []
+        one, many, shares, parts = [], [], [], []
         for _ in range(o.rounds):
             one.append(one_process(penstock, model, o))
-            speed, share = pipeline(penstock, topology, model, o)
+            speed, share, split = pipeline(penstock, topology, model, o)
             many.append(speed)
             shares.append(share)
+            parts.append(split)
     ratios = [m / s for m, s in zip(many, one)]
     print(json.dumps({
         'model': f'{o.preset} {o.dtype}', 'stages': o.stages, 'threads': o.threads, 'driver': o.driver,
         'one_process_tokens_per_s': [round(x, 2) for x in one], 'pipeline_tokens_per_s': [round(x, 2) for x in many],
         'ratio_of_medians': round(statistics.median(many) / statistics.median(one), 3),
-        'ratios': [round(x, 3) for x in ratios], 'network_share': [round(x, 4) for x in shares]}))
+        'ratios': [round(x, 3) for x in ratios], 'network_share': [round(x, 4) for x in shares],
+        'parts_ms_p50': {key: [round(x[key], 3) for x in parts] for key in parts[0]}}))
     return 0
 
 
