@@ -67,6 +67,7 @@ int cmd_gateway(int argc, char **argv)
 	static struct proc p;
 	struct proc_args args = {.cmd = "gateway"};
 	struct tokenizer *tok = NULL;
+	char no_text[1100] = "";
 	struct ps_err err = {{0}}, no_tok = {{0}};
 	int rc = proc_parse_args(argc, argv, usage, &args);
 
@@ -75,13 +76,16 @@ int cmd_gateway(int argc, char **argv)
 	rc = proc_load(&p, &args, &err);
 	if (rc == 0) {
 		rc = tokenizer_load(p.gguf, &tok, &no_tok);
+		if (rc == -ENOENT)
+			snprintf(no_text, sizeof(no_text), "%s: give token ids instead (run --prompt-ids)",
+				 no_tok.msg);
 		/* A model without a vocabulary still takes token ids; a broken one is an error. */
 		rc = rc == -ENOENT || rc == 0 ? 0 : ps_err_set(&err, rc, "%s", no_tok.msg);
 	}
 	if (rc == 0)
 		rc = proc_start(&p, &err);
 	if (rc == 0)
-		rc = serve(&p, tok, no_tok.msg, &err);
+		rc = serve(&p, tok, no_text, &err);
 	proc_close(&p);
 	tokenizer_free(tok);
 	if (rc != 0)

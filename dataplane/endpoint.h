@@ -27,6 +27,13 @@
  * their time slices (perf/NOTES.md). */
 #define DP_IDLE_YIELDS 50u
 
+/* A yield that took longer than this gave the core to somebody who computes: the poller sleeps at
+ * once, because each of its next turns would cost that thread two context switches. */
+#define DP_IDLE_CROWDED_NS 15000ull
+
+/* The time slice that the I/O thread asks for, the shortest that the kernel grants. */
+#define DP_IO_SLICE_NS 100000ull
+
 enum dp_idle {
 	DP_IDLE_ADAPTIVE, /* yield a while, then sleep on the bell */
 	DP_IDLE_SPIN,     /* a core of its own */

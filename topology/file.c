@@ -441,7 +441,7 @@ int topo_file_read(struct yr *r, struct topo_file *f)
 	f->model.max_batch_tokens = 256;
 	f->wire_driver = TOPO_DRIVER_MEMIF;
 	f->wire.slots = 8;
-	f->wire.dead_after_ms = 500;
+	f->wire.dead_after_ms = 1000;
 	f->wire.udp_port = 7600;
 	strcpy(f->gateway.v.name, "gateway");
 	f->gateway.v.is_gateway = true;

@@ -274,7 +274,7 @@ static void test_smallest(void **state)
 	assert_true(t->procs[1].blocks_auto);
 	assert_int_equal(t->wire.driver, TOPO_DRIVER_MEMIF);
 	assert_int_equal(t->wire.mtu, 9000);
-	assert_int_equal(t->wire.dead_after_ms, 500);
+	assert_int_equal(t->wire.dead_after_ms, 1000);
 	assert_int_equal(t->wire.slots, 8);
 	assert_int_equal(t->model.max_sequences, 8);
 	assert_int_equal(t->model.max_batch_tokens, 256);
