@@ -28,7 +28,7 @@ void nic_intr_guard_enter(void)
 		sched_yield();
 }
 
-/* No callback is let in any more; guarded by nic_intr_guard_busy. */
+/* No callback is let in; guarded by nic_intr_guard_busy. */
 static bool shut;
 
 /* What the callback that runs on this thread has registered. */
@@ -56,10 +56,10 @@ static void run_guarded(int slot, void *arg)
 	nic_intr_guard_leave();
 }
 
-void nic_intr_guard_shut(void)
+void nic_intr_guard_shut(bool now_shut)
 {
 	nic_intr_guard_enter();
-	shut = true;
+	shut = now_shut;
 	nic_intr_guard_leave();
 }
 

@@ -43,8 +43,8 @@ static inline void nic_intr_guard_leave(void)
 /* Interrupt thread and start-up: waits for the lock. A poll thread holds it for one burst. */
 void nic_intr_guard_enter(void);
 
-/* For good, before the ports are closed: closing one frees what a callback that is on its way
- * (peers that end at the same time hang up) would still use. */
-void nic_intr_guard_shut(void);
+/* Lets no callback in any more, before the ports are closed: closing one frees what a callback that
+ * is on its way (peers that end at the same time hang up) would still use. False: a new start. */
+void nic_intr_guard_shut(bool now_shut);
 
 #endif

@@ -13,7 +13,6 @@
 
 static struct nic_port ports[NIC_MAX_PORTS];
 static uint32_t n_ports;
-static bool was_stopped; /* EAL starts once a process, and so do we */
 
 int nic_ethdev_start(struct nic_port *p, uint16_t n_desc, struct ps_err *err)
 {
@@ -152,8 +151,7 @@ int nic_start(const struct nic_cfg *cfg, struct dp_port **ports_out, struct ps_e
 
 	if (n_ports != 0)
 		return ps_err_set(err, -EINVAL, "nic_start: already started");
-	if (was_stopped)
-		return ps_err_set(err, -EINVAL, "nic_start: a process starts its ports once");
+	nic_intr_guard_shut(false);
 	rc = check_ports(cfg, err);
 	if (rc != 0)
 		return rc;
@@ -177,9 +175,8 @@ int nic_start(const struct nic_cfg *cfg, struct dp_port **ports_out, struct ps_e
 
 void nic_stop(void)
 {
-	was_stopped = true;
 	nic_eal_log_quiet(); /* the memif driver frees one thing twice, and EAL says so */
-	nic_intr_guard_shut();
+	nic_intr_guard_shut(true);
 	for (uint32_t i = n_ports; i-- > 0;)
 		dp_port_close(&ports[i].base);
 	for (uint32_t i = 0; i < n_ports; i++)
