@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include <rte_interrupts.h>
 #include <rte_memory.h>
@@ -35,6 +36,7 @@ static bool shut;
 static _Thread_local struct {
 	bool inside;
 	int fd; /* -1: nothing */
+	struct stat st; /* of fd: its number may soon be another's */
 	rte_intr_callback_fn fn;
 	void *arg;
 } fresh;
@@ -132,6 +134,8 @@ int rte_intr_callback_register(const struct rte_intr_handle *handle, rte_intr_ca
 
 	if (fresh.inside && of_memif_driver(fn)) {
 		fresh.fd = rte_intr_fd_get(handle);
+		if (fstat(fresh.fd, &fresh.st) != 0)
+			memset(&fresh.st, 0, sizeof(fresh.st));
 		fresh.fn = guarded(fn);
 		fresh.arg = arg;
 	}
@@ -148,8 +152,12 @@ static void drop_dead_registration(void)
 	int (*unregister)(const struct rte_intr_handle *, rte_intr_callback_fn, void *) =
 	    next_symbol("rte_intr_callback_unregister");
 	struct rte_intr_handle *handle;
+	struct stat now;
 
-	if (fresh.fd < 0 || fcntl(fresh.fd, F_GETFD) >= 0)
+	if (fresh.fd < 0)
+		return;
+	/* Another thread may have got the number since: only the same socket is alive. */
+	if (fstat(fresh.fd, &now) == 0 && now.st_ino == fresh.st.st_ino && now.st_dev == fresh.st.st_dev)
 		return;
 	handle = rte_intr_instance_alloc(RTE_INTR_INSTANCE_F_PRIVATE);
 	CHECK(handle != NULL && rte_intr_fd_set(handle, fresh.fd) == 0);
