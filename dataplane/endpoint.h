@@ -29,7 +29,7 @@
 
 /* A yield that took longer than this gave the core to somebody who computes: the poller sleeps at
  * once, because each of its next turns would cost that thread two context switches. */
-#define DP_IDLE_CROWDED_NS 15000ull
+#define DP_IDLE_CROWDED_NS 4000ull
 
 /* The time slice that the I/O thread asks for, the shortest that the kernel grants. */
 #define DP_IO_SLICE_NS 100000ull
