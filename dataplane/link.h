@@ -55,7 +55,7 @@ struct dp_link_cfg {
 	uint32_t mtu;           /* largest IP packet; both sides agree on the smaller at HELLO */
 	uint32_t max_msg_bytes; /* largest message received (slot size) and sent */
 	uint32_t rx_slots;      /* messages the receiver can hold (credit), <= DP_LINK_MAX_INFLIGHT */
-	uint32_t ack_msgs; /* whole messages that cause an ACK at once; fewer wait 10 us. 0: the default, 2 */
+	uint32_t ack_msgs; /* whole messages that cause an ACK at once; fewer wait 10 us. 0: the default, 4 */
 	uint32_t window_bytes; /* bytes in flight at most; 0: the default */
 	bool payload_crc;      /* CRC-32C over payloads (headers always carry one) */
 	bool allow_in_place;   /* one-frame messages may keep the port's buffer (no copy) */

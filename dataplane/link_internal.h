@@ -27,7 +27,7 @@
 #define DEFAULT_SILENCE_NS (100 * MS)
 #define RTT_INITIAL_NS     (1 * MS) /* until the first sample */
 #define RTT_SAMPLE_MAX_NS  1000000000u
-#define ACK_MSGS           2u /* messages whole since the last ACK; the default of ack_msgs */
+#define ACK_MSGS           4u /* messages whole since the last ACK; the default of ack_msgs */
 #define RTO_MIN_NS         (200 * US)
 #define RTO_MAX_NS         (50 * MS)
 #define RTOS_DEAD          8u

@@ -35,7 +35,7 @@ static bool shut;
 /* What the callback that runs on this thread has registered. */
 static _Thread_local struct {
 	bool inside;
-	int fd; /* -1: nothing */
+	int fd;         /* -1: nothing */
 	struct stat st; /* of fd: its number may soon be another's */
 	rte_intr_callback_fn fn;
 	void *arg;
