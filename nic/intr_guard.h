@@ -5,7 +5,7 @@
  * Keeps DPDK's interrupt thread and our polling thread out of the memif driver at
  * the same time. The driver (22.11) unmaps its rings from the interrupt thread
  * when the peer goes away, with nothing that stops a poll in progress: the
- * survivor of a peer's kill -9 crashed in 1 of 12 runs (DESIGN §12).
+ * survivor of a peer's kill -9 crashed in 1 of 12 runs.
  *
  * How: the program defines rte_intr_callback_register and its three counterparts
  * for unregistering, so that the driver's calls bind to ours before EAL's (the
