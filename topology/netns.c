@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "topology/netns.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -134,13 +135,36 @@ int netns_add(const char *name, struct ps_err *err)
 	return rc;
 }
 
+/*
+ * `ip netns add` mounts NETNS_DIR over itself the first time and never takes that back. Where no
+ * namespace is left, the mount goes too; it fails harmlessly where there is none or where another
+ * program has just mounted a namespace in it.
+ */
+static void drop_netns_mount(void)
+{
+	DIR *d = opendir(NETNS_DIR);
+	struct dirent *e;
+	bool empty = d != NULL;
+
+	while (d != NULL && (e = readdir(d)) != NULL)
+		empty = empty && e->d_name[0] == '.';
+	if (d != NULL)
+		closedir(d);
+	if (empty)
+		(void)umount2(NETNS_DIR, UMOUNT_NOFOLLOW);
+}
+
 int netns_del(const char *name, struct ps_err *err)
 {
 	const char *const del[] = {"ip", "netns", "del", name, NULL};
+	int rc;
 
 	if (!netns_exists(name))
 		return 0;
-	return run_program(del, NULL, err);
+	rc = run_program(del, NULL, err);
+	if (rc == 0)
+		drop_netns_mount();
+	return rc;
 }
 
 struct end_text {

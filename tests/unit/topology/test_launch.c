@@ -637,6 +637,38 @@ static void test_namespaces_killed(void **state)
 	interrupted(XDP);
 }
 
+static bool netns_folder_mounted(void)
+{
+	FILE *f = fopen("/proc/self/mounts", "r");
+	char line[1024];
+	bool found = false;
+
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f) != NULL)
+		found = found || strstr(line, " /run/netns ") != NULL;
+	fclose(f);
+	return found;
+}
+
+/* What `ip netns add` mounts the first time goes with the last namespace, not before. */
+static void test_last_namespace_takes_the_mount(void **state)
+{
+	struct ps_err err = {""};
+
+	(void)state;
+	if (no_namespaces())
+		skip();
+	assert_int_equal(netns_add("utest-mount", &err), 0);
+	assert_true(netns_folder_mounted());
+	assert_int_equal(netns_add("utest-mount2", &err), 0);
+	assert_int_equal(netns_del("utest-mount", &err), 0);
+	assert_true(netns_folder_mounted());
+	assert_int_equal(netns_del("utest-mount2", &err), 0);
+	/* Another program's namespace keeps it. */
+	if (rmdir("/run/netns") == 0 || errno != ENOTEMPTY)
+		assert_false(netns_folder_mounted());
+}
+
 static void test_named_namespace_taken(void **state)
 {
 	struct launch_opts o = opts("ok");
@@ -677,6 +709,7 @@ int main(void)
 	    T(test_killed_process_files),
 	    T(test_namespaces),
 	    T(test_namespaces_killed),
+	    T(test_last_namespace_takes_the_mount),
 	    T(test_named_namespace_taken),
 	};
 
