@@ -69,13 +69,12 @@ static int open_core(struct stage_proc *s, struct ps_err *err)
 	    .n_ctx = p->n_ctx,
 	    .max_tokens = p->topo->model.max_batch_tokens,
 	};
-	bool huge = p->topo->nodes[p->self->node].hugepages_mb > 0;
 	int rc = stage_core_open(&cfg, &s->core, err);
 
 	if (rc != 0)
 		return rc;
 	stage_core_caps(s->core, &s->caps);
-	return dp_slots_create(p->topo->wire.slots, p->max_msg_bytes, huge, &s->slots, err);
+	return dp_slots_create(p->topo->wire.slots, p->max_msg_bytes, false, &s->slots, err);
 }
 
 static void *compute_main(void *arg)

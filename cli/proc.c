@@ -340,7 +340,6 @@ int proc_start(struct proc *p, struct ps_err *err)
 	struct port_plan *plan = calloc(1, sizeof(*plan));
 	char path[TOPO_PATH_BYTES + 64];
 	pthread_t *thread = calloc(1, sizeof(*thread));
-	bool huge = p->topo->nodes[p->self->node].hugepages_mb > 0;
 	int rc;
 
 	catch_signals();
@@ -351,8 +350,9 @@ int proc_start(struct proc *p, struct ps_err *err)
 	p->app_bell = dp_bell_create();
 	rc = p->app_bell == NULL || plan == NULL || thread == NULL ? ps_err_set(err, -ENOMEM, "out of memory")
 								   : plan_ports(p, plan, err);
+	/* Locked memory: hugepages are counted out to EAL, one process's slots would take another's. */
 	if (rc == 0)
-		rc = dp_slots_create(p->n_links * p->topo->wire.slots, p->max_msg_bytes, huge, &p->rx_slots,
+		rc = dp_slots_create(p->n_links * p->topo->wire.slots, p->max_msg_bytes, false, &p->rx_slots,
 				     err);
 	if (rc == 0)
 		rc = start_ports(p, plan, err);
