@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -15,13 +16,13 @@
 #include "base/clock.h"
 #include "base/pause.h"
 #include "dataplane/ring.h"
+#include "dataplane/wire.h"
 
-#define EP_BURST           32u
-#define EP_TX_RETRIES      64u /* immediate retries of a burst the driver did not take whole */
-#define EP_RING_SIZE       64u /* >= DP_LINK_MAX_INFLIGHT * 2, a power of two */
-#define EP_EVENTS          32u
-#define EP_MAX_SLEEP_NS    20000000ull /* bounds a sleep whatever the deadlines say */
-#define EP_HDR_LINK_OFFSET 12u         /* of the link id in a header (wire.h) */
+#define EP_BURST        32u
+#define EP_TX_RETRIES   64u /* immediate retries of a burst the driver did not take whole */
+#define EP_RING_SIZE    64u /* >= DP_LINK_MAX_INFLIGHT * 2, a power of two */
+#define EP_EVENTS       32u
+#define EP_MAX_SLEEP_NS 20000000ull /* bounds a sleep whatever the deadlines say */
 
 static_assert(EP_RING_SIZE >= 2 * DP_LINK_MAX_INFLIGHT, "a ring holds all messages of a link");
 
@@ -190,7 +191,7 @@ static struct ep_link *find_link(struct dp_endpoint *ep, uint32_t port, const st
 
 	if (pkt->len < DP_HDR_BYTES)
 		return NULL;
-	id = ps_load16(pkt->data + EP_HDR_LINK_OFFSET);
+	id = ps_load16(pkt->data + offsetof(struct dp_hdr, link));
 	for (i = 0; i < ep->n_links; i++) {
 		struct ep_link *el = &ep->links[i];
 

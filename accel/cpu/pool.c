@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/pause.h"
 
 /* A pause is about 20-40 ns on the cores we know: some tens of microseconds. */
 #define SPIN_PAUSES 1000u
@@ -48,15 +49,6 @@ struct pool {
 	uint32_t n_threads, n_started;
 	struct worker *workers; /* [n_threads - 1] */
 };
-
-static inline void cpu_pause(void)
-{
-#if defined(__x86_64__)
-	__builtin_ia32_pause();
-#elif defined(__aarch64__)
-	__asm__ volatile("yield");
-#endif
-}
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t expected)
 {
@@ -101,7 +93,7 @@ static uint32_t wait_epoch(struct pool *p, uint32_t seen)
 		if (!atomic_load_explicit(&p->active, memory_order_relaxed))
 			break;
 		if (i < SPIN_PAUSES)
-			cpu_pause();
+			ps_pause();
 		else
 			sched_yield();
 	}
@@ -255,7 +247,7 @@ void pool_run(struct pool *p, pool_fn *fn, void *ctx, uint32_t n_chunks)
 	 * is short unless their core was taken away; then yield to whoever took it. */
 	for (uint32_t i = 0; atomic_load_explicit(&p->n_done, memory_order_acquire) < n_chunks; i++) {
 		if (i < SPIN_PAUSES)
-			cpu_pause();
+			ps_pause();
 		else
 			sched_yield();
 	}
