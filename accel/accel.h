@@ -36,6 +36,10 @@ struct accel_caps {
 	bool must_allocate;      /* pinned memory must come from mem_alloc */
 };
 
+/* Elements of the KV cache. Q8_0: blocks of 32 along a head with a float16 scale; the last of a head that is
+ * no multiple of 32 is padded. Keys and values are rounded once, when they are appended. */
+enum accel_kv_dtype { ACCEL_KV_F32, ACCEL_KV_F16, ACCEL_KV_Q8_0 };
+
 struct accel_open_args {
 	const char *device;  /* "cpu", "cpu-ref", later "cuda:0", "xrt:0" */
 	uint32_t n_threads;  /* 0: one a core */
@@ -43,6 +47,7 @@ struct accel_open_args {
 	uint32_t n_slots;    /* sequences at a time */
 	uint32_t n_ctx;      /* positions a slot can hold */
 	uint32_t max_tokens; /* rows of a batch, at most */
+	enum accel_kv_dtype kv;
 };
 
 /* A run of consecutive rows of a batch that belong to one sequence. */
@@ -53,6 +58,10 @@ struct accel_seq {
 };
 
 struct accel_batch {
+	/* MODEL_PASS_ENCODE: sequences come whole, from position 0; positions are the encoder's and the slot
+	 * remembers their number for cross-attention, until the next encode pass. The lengths of the
+	 * KV cache proper are not touched. */
+	enum model_pass pass;
 	uint32_t n_tokens; /* rows, sum of the sequences' */
 	uint32_t n_seqs;
 	const struct accel_seq *seqs;
@@ -61,7 +70,8 @@ struct accel_batch {
 	/* Rows whose logits are wanted (ascending), where the graph has the head. */
 	const uint32_t *out_rows; /* [n_out] */
 	uint32_t n_out;
-	float *out; /* head: logits [n_out, n_vocab]; else activations [n_tokens, n_embd] */
+	float
+	    *out; /* head: logits or hidden states [n_out, out_width]; else activations [n_tokens, n_embd] */
 };
 
 struct accel_ops {

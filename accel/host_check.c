@@ -198,6 +198,8 @@ static int check_op(struct check *c)
 		return check_moe(c);
 	case MODEL_OP_SELECT_ROWS:
 		return check_select(c);
+	case MODEL_OP_CROSS_KV:
+		break; /* not yet */
 	}
 	return ps_err_set(c->err, -ENOTSUP,
 			  "graph: operation %" PRIu32 " is of kind %d, which this back end lacks", c->index,

@@ -23,7 +23,7 @@ enum {
 	D_VERSION = 4,    /* u8 */
 	D_KIND = 5,       /* u8 */
 	D_DTYPE = 6,      /* u8 */
-	D_RESERVED0 = 7,  /* u8 */
+	D_PASS = 7,       /* u8 */
 	D_BATCH = 8,      /* u32 */
 	D_ROWS = 12,      /* u32 */
 	D_SEQS = 16,      /* u32 */
@@ -95,6 +95,7 @@ int act_begin(struct act *a, uint8_t *buf, size_t cap)
 	buf[D_VERSION] = ACT_VERSION;
 	buf[D_KIND] = (uint8_t)a->kind;
 	buf[D_DTYPE] = (uint8_t)a->dtype;
+	buf[D_PASS] = (uint8_t)a->pass;
 	ps_store32(buf + D_BATCH, a->batch_id);
 	ps_store32(buf + D_ROWS, a->n_rows);
 	ps_store32(buf + D_SEQS, a->n_seqs);
@@ -110,7 +111,7 @@ static int check_kind_shape(const struct act *a, struct ps_err *err)
 {
 	bool has_width = a->width != 0;
 
-	if ((a->kind == ACT_HIDDEN && !has_width) ||
+	if (((a->kind == ACT_HIDDEN || a->kind == ACT_VALUES) && !has_width) ||
 	    ((a->kind == ACT_TOKENS || a->kind == ACT_SAMPLED) && has_width))
 		return ps_err_set(err, -EBADMSG, "batch of kind %u with a width of %u", (unsigned)a->kind,
 				  a->width);
@@ -128,14 +129,16 @@ static int parse_desc(const uint8_t *data, size_t len, struct act *a, struct ps_
 				  ps_load32(data + D_MAGIC), data[D_VERSION], ACT_MAGIC, ACT_VERSION);
 	a->kind = data[D_KIND];
 	a->dtype = data[D_DTYPE];
+	a->pass = data[D_PASS];
 	a->batch_id = ps_load32(data + D_BATCH);
 	a->n_rows = ps_load32(data + D_ROWS);
 	a->n_seqs = ps_load32(data + D_SEQS);
 	a->n_hops = ps_load32(data + D_HOPS);
 	a->width = ps_load32(data + D_WIDTH);
 	a->block_next = ps_load32(data + D_BLOCK);
-	if (a->kind < ACT_TOKENS || a->kind > ACT_ERROR)
-		return ps_err_set(err, -EBADMSG, "batch: unknown kind %u", (unsigned)a->kind);
+	if (a->kind < ACT_TOKENS || a->kind > ACT_VALUES || a->pass > ACT_PASS_FILL)
+		return ps_err_set(err, -EBADMSG, "batch: unknown kind %u, pass %u", (unsigned)a->kind,
+				  (unsigned)a->pass);
 	if (a->dtype != (a->kind == ACT_ERROR ? ACT_BYTES : ACT_F32))
 		return ps_err_set(err, -EBADMSG, "batch of kind %u: element type %u", (unsigned)a->kind,
 				  (unsigned)a->dtype);
@@ -154,7 +157,7 @@ static bool reserved_is_zero(const uint8_t *data)
 		if (data[i] != 0)
 			return false;
 	}
-	return data[D_RESERVED0] == 0;
+	return true;
 }
 
 static int parse_seqs(const struct act *a, struct ps_err *err)
@@ -172,7 +175,7 @@ static int parse_seqs(const struct act *a, struct ps_err *err)
 		rows += seq.n_tokens;
 	}
 	/* An error keeps the table of the batch that failed, but has the one row of its text. */
-	if (rows != a->n_rows && a->kind != ACT_ERROR)
+	if (rows != a->n_rows && a->kind != ACT_ERROR && a->kind != ACT_VALUES)
 		return ps_err_set(err, -EBADMSG, "batch: its sequences have %llu rows, the descriptor %u",
 				  (unsigned long long)rows, a->n_rows);
 	return 0;

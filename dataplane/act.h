@@ -19,7 +19,7 @@
 #include "base/err.h"
 
 #define ACT_MAGIC      0x54434150u /* "PACT" */
-#define ACT_VERSION    1u
+#define ACT_VERSION    2u
 #define ACT_DESC_BYTES 64u
 #define ACT_SEQ_BYTES  64u
 #define ACT_HOP_BYTES  48u
@@ -32,16 +32,38 @@ enum act_kind {
 	ACT_HIDDEN = 2,  /* stage to stage */
 	ACT_SAMPLED = 3, /* last stage to gateway: a token a sequence that asked for one */
 	ACT_ERROR = 4,   /* a stage could not run the batch: payload is a text */
+	ACT_VALUES = 5,  /* last stage to gateway: rows of float32, see ACT_SEQ_EMBED and ACT_SEQ_FILL */
 };
 
+/* Which list of a model's operations a batch runs through; the numbers are those of enum model_pass. */
+enum act_pass {
+	ACT_PASS_MAIN = 0,
+	ACT_PASS_ENCODE = 1, /* an encoder-decoder model's encoder; answered by ACT_SAMPLED without tokens */
+	ACT_PASS_FILL = 2,   /* with the masked-language-model head */
+};
+
+/* Element types of activations. ACT_Q8: blocks of 32 elements of a row, the last one padded with zeros: a
+ * float16 scale and 32 signed bytes, 34 bytes, x = scale * q, as GGUF's Q8_0. */
 enum act_dtype {
 	ACT_F32 = 0,
+	ACT_F16 = 1,
+	ACT_BF16 = 2,
+	ACT_Q8 = 3,
 	ACT_BYTES = 255, /* text of ACT_ERROR: width = bytes, one row */
 };
 
 /* act_seq.flags */
-#define ACT_SEQ_SAMPLE 1u             /* a token is wanted after its last row */
-#define ACT_SEQ_FLAGS  ACT_SEQ_SAMPLE /* all that are defined; others are refused */
+#define ACT_SEQ_SAMPLE 1u /* a token is wanted after its last row */
+/* The sequence's hidden states are wanted: pooled to one row as the model says (a model without pooling:
+ * the mean), or with ACT_SEQ_ROWS too, a row a token. */
+#define ACT_SEQ_EMBED 2u
+#define ACT_SEQ_ROWS  4u
+/* ACT_PASS_FILL: for each row whose token is the model's mask token, one result row of ACT_FILL_BEST pairs of
+ * float32: token id and its probability, best first (ids are exact below 2^24). */
+#define ACT_SEQ_FILL  8u
+#define ACT_FILL_BEST 8u
+#define ACT_SEQ_FLAGS (ACT_SEQ_SAMPLE | ACT_SEQ_EMBED | ACT_SEQ_ROWS | ACT_SEQ_FILL) /* others are refused   \
+										      */
 
 /* A run of consecutive rows of one sequence. */
 struct act_seq {
@@ -74,6 +96,7 @@ struct act_hop {
 /* A parsed or begun message; pointers borrow the message. */
 struct act {
 	enum act_kind kind;
+	enum act_pass pass;
 	enum act_dtype dtype;
 	uint32_t batch_id;
 	uint32_t n_rows; /* sum of the sequences' n_tokens */

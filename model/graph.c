@@ -113,8 +113,7 @@ static const struct gguf_tensor *stack(struct build *b, uint32_t layer, const ch
 	const uint64_t want[3] = {in, out, n};
 	const struct gguf_tensor *t = find_weight(b, layer, suffix, want);
 
-	if (t != NULL && t->dtype != GGUF_DT_F32 && t->dtype != GGUF_DT_F16 && t->dtype != GGUF_DT_BF16 &&
-	    t->dtype != GGUF_DT_Q8_0)
+	if (t != NULL && !model_dtype_supported(t->dtype))
 		fail(b, -ENOTSUP, "tensor '%s' is %s; supported are F32, F16, BF16, Q8_0", t->name,
 		     gguf_dtype_name(t->dtype));
 	return t;
@@ -454,14 +453,20 @@ void model_graph_free(struct model_graph *graph)
 	free(graph);
 }
 
+bool model_dtype_supported(enum gguf_dtype t)
+{
+	return t == GGUF_DT_F32 || t == GGUF_DT_F16 || t == GGUF_DT_BF16 || t == GGUF_DT_Q8_0;
+}
+
 const char *model_op_name(enum model_op_kind kind)
 {
 	static const char *const names[] = {
-	    [MODEL_OP_EMBED] = "embed",   [MODEL_OP_NORM] = "norm",
-	    [MODEL_OP_MATMUL] = "matmul", [MODEL_OP_ROPE] = "rope",
-	    [MODEL_OP_ATTN] = "attn",     [MODEL_OP_ACT] = "act",
-	    [MODEL_OP_GLU] = "glu",       [MODEL_OP_ADD] = "add",
-	    [MODEL_OP_MOE] = "moe",       [MODEL_OP_SELECT_ROWS] = "select_rows",
+	    [MODEL_OP_EMBED] = "embed",       [MODEL_OP_NORM] = "norm",
+	    [MODEL_OP_MATMUL] = "matmul",     [MODEL_OP_ROPE] = "rope",
+	    [MODEL_OP_ATTN] = "attn",         [MODEL_OP_ACT] = "act",
+	    [MODEL_OP_GLU] = "glu",           [MODEL_OP_ADD] = "add",
+	    [MODEL_OP_MOE] = "moe",           [MODEL_OP_SELECT_ROWS] = "select_rows",
+	    [MODEL_OP_CROSS_KV] = "cross_kv",
 	};
 
 	CHECK((size_t)kind < sizeof(names) / sizeof(names[0]));

@@ -343,8 +343,10 @@ int model_read_hparams(const struct gguf *g, struct model_hparams *hp_out, struc
 	return r.rc;
 }
 
-void model_rope_freqs(const struct model_rope_params *p, double *freqs_out)
+void model_rope_freqs(const struct model_rope_params *p, uint32_t n_ctx, double *freqs_out)
 {
+	const struct gguf_tensor *factors =
+	    p->factors_long != NULL && n_ctx > p->n_ctx_orig ? p->factors_long : p->factors;
 	double log_base = log((double)p->freq_base), n_rot = p->n_rot;
 	double fast = n_rot * log(p->n_ctx_orig / (2 * M_PI * (double)p->beta_fast)) / (2 * log_base);
 	double slow = n_rot * log(p->n_ctx_orig / (2 * M_PI * (double)p->beta_slow)) / (2 * log_base);
@@ -353,11 +355,39 @@ void model_rope_freqs(const struct model_rope_params *p, double *freqs_out)
 	for (uint32_t i = 0; i < p->n_rot / 2; i++) {
 		double t = exp(-2.0 * i / n_rot * log_base), scaled, ramp, m;
 
-		if (p->factors != NULL)
-			t /= (double)((const float *)p->factors->data)[i];
+		if (factors != NULL)
+			t /= (double)((const float *)factors->data)[i];
 		scaled = (double)p->freq_scale * t;
 		ramp = (i - low) / fmax(high - low, 0.001);
 		m = (double)p->ext_factor * (1 - fmin(1, fmax(0, ramp)));
 		freqs_out[i] = p->ext_factor == 0.0f ? scaled : scaled * (1 - m) + t * m;
 	}
+}
+
+double model_alibi_slope(uint32_t head, uint32_t n_heads, double max_bias)
+{
+	uint32_t n = 1;
+
+	CHECK(head < n_heads);
+	while (n <= n_heads / 2)
+		n *= 2;
+	if (head < n)
+		return exp2(-max_bias * (head + 1) / n);
+	return exp2(-max_bias / 2 * (2.0 * (head - n) + 1) / n);
+}
+
+uint32_t model_rel_bucket(int64_t distance, uint32_t n_buckets, uint32_t max_distance, bool bidirectional)
+{
+	uint32_t n = bidirectional ? n_buckets / 2 : n_buckets, exact = n / 2;
+	uint32_t first = bidirectional && distance > 0 ? n : 0;
+	uint64_t d = (uint64_t)(distance < 0 ? -distance : bidirectional ? distance : 0);
+	double large;
+
+	CHECK(exact > 0 && max_distance > exact);
+	if (d < exact)
+		return first + (uint32_t)d;
+	/* The epsilon puts distances that lie on a boundary, such as 2 exact, where float32 puts them:
+	 * in the upper bucket. */
+	large = exact + log((double)d / exact) / log((double)max_distance / exact) * (n - exact) + 1e-6;
+	return first + (large < n - 1 ? (uint32_t)large : n - 1);
 }

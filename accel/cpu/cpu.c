@@ -139,7 +139,7 @@ static int init_rope(struct accel *a)
 	a->rope = scratch(a, a->slots.max_tokens, n_rot * sizeof(float));
 	if (a->freqs == NULL || a->rope == NULL)
 		return -ENOMEM;
-	model_rope_freqs(&a->graph->hp.rope, a->freqs);
+	model_rope_freqs(&a->graph->hp.rope, a->slots.n_ctx, a->freqs);
 	return 0;
 }
 

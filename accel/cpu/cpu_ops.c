@@ -4,6 +4,7 @@
 
 #include "accel/cpu/cpu.h"
 #include "accel/weights.h"
+#include "base/check.h"
 
 /* Floats of row work below which it stays on one thread: some microseconds. */
 #define MIN_CHUNK_FLOATS (16u << 10)
@@ -216,5 +217,7 @@ void cpu_run_op(struct accel *a, const struct model_op *op, const struct accel_b
 	case MODEL_OP_SELECT_ROWS:
 		cpu_run_rows(a, select_rows, &arg, n_rows, op->width);
 		break;
+	case MODEL_OP_CROSS_KV:
+		CHECK(!"an operation that accel_host_check_graph lets through");
 	}
 }

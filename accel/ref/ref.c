@@ -86,7 +86,7 @@ static int ref_open(const struct accel_open_args *args, const struct model_graph
 				  args->n_slots, args->n_ctx);
 	}
 	if (graph->hp.rope.kind != MODEL_ROPE_NONE)
-		model_rope_freqs(&graph->hp.rope, a->freqs);
+		model_rope_freqs(&graph->hp.rope, args->n_ctx, a->freqs);
 	*accel_out = a;
 	return 0;
 }

@@ -314,5 +314,7 @@ void ref_run_op(struct accel *a, const struct model_op *op, const struct accel_b
 	case MODEL_OP_SELECT_ROWS:
 		op_select_rows(a, op, b, n_rows);
 		break;
+	case MODEL_OP_CROSS_KV:
+		CHECK(!"an operation that accel_host_check_graph lets through");
 	}
 }

@@ -131,7 +131,7 @@ static void test_bytes_on_the_wire(void **state)
 	uint8_t *m = make(ACT_HIDDEN, &len);
 
 	(void)state;
-	assert_memory_equal(m, "PACT\1\2\0\0", 8);
+	assert_memory_equal(m, "PACT\2\2\0\0", 8);
 	assert_int_equal(ps_load32(m + O_ROWS), N_ROWS);
 	assert_int_equal(ps_load64(m + O_LEN), len);
 	assert_int_equal(ps_load32(m + 64), 100);                          /* seq 0: id */
@@ -183,9 +183,9 @@ static void test_refuses_each_field(void **state)
 		uint64_t value;
 	} cases[] = {
 	    {"magic", ACT_HIDDEN, O_MAGIC, 4, 0x54434151},
-	    {"version", ACT_HIDDEN, O_VERSION, 1, 2},
+	    {"version", ACT_HIDDEN, O_VERSION, 1, 1},
 	    {"kind 0", ACT_HIDDEN, O_KIND, 1, 0},
-	    {"kind 5", ACT_HIDDEN, O_KIND, 1, 5},
+	    {"kind 6", ACT_HIDDEN, O_KIND, 1, 6},
 	    {"hidden rows as tokens", ACT_HIDDEN, O_KIND, 1, ACT_TOKENS},
 	    {"hidden rows as an error", ACT_HIDDEN, O_KIND, 1, ACT_ERROR},
 	    {"tokens as hidden rows", ACT_TOKENS, O_KIND, 1, ACT_HIDDEN},
@@ -194,7 +194,7 @@ static void test_refuses_each_field(void **state)
 	    {"error of floats", ACT_ERROR, O_DTYPE, 1, ACT_F32},
 	    {"error of no rows", ACT_ERROR, O_ROWS, 4, 0},
 	    {"error of many rows", ACT_ERROR, O_ROWS, 4, 2},
-	    {"reserved byte", ACT_HIDDEN, O_RESERVED0, 1, 1},
+	    {"pass", ACT_HIDDEN, O_RESERVED0, 1, 3},
 	    {"reserved word", ACT_HIDDEN, O_RESERVED1, 4, 1},
 	    {"last reserved byte", ACT_HIDDEN, 63, 1, 0x80},
 	    {"rows + 1", ACT_HIDDEN, O_ROWS, 4, N_ROWS + 1},
@@ -208,7 +208,7 @@ static void test_refuses_each_field(void **state)
 	    {"width huge", ACT_HIDDEN, O_WIDTH, 4, UINT32_MAX},
 	    {"length + 1", ACT_HIDDEN, O_LEN, 8, 1},
 	    {"length huge", ACT_HIDDEN, O_LEN, 8, UINT64_MAX},
-	    {"sequence flags", ACT_HIDDEN, 64 + 6, 2, 2},
+	    {"sequence flags", ACT_HIDDEN, 64 + 6, 2, 16},
 	    {"sequence rows", ACT_HIDDEN, 64 + 12, 4, 3},
 	    {"sequence rows huge", ACT_HIDDEN, 64 + 12, 4, UINT32_MAX},
 	    {"sampled with rows", ACT_SAMPLED, 64 + 12, 4, 1},

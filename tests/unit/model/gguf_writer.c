@@ -402,7 +402,7 @@ void gw_exercise(const struct gguf *g)
 		double *freqs = calloc(hp.rope.n_rot / 2, sizeof(*freqs));
 
 		CHECK(freqs != NULL);
-		model_rope_freqs(&hp.rope, freqs);
+		model_rope_freqs(&hp.rope, hp.n_ctx_train, freqs);
 		free(freqs);
 	}
 	if (model_graph_build(g, 0, hp.n_layers, &graph, NULL) == 0)

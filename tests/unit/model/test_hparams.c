@@ -50,7 +50,7 @@ static void test_rope_linear(void **state)
 	gw_kv_f32(&w, "llama.rope.scaling.factor", 4.0f);
 	gw_kv_f32(&w, "llama.rope.freq_base", 10000.0f);
 	rope_of(&w, &g, &p);
-	model_rope_freqs(&p, freqs);
+	model_rope_freqs(&p, 1, freqs);
 	for (int i = 0; i < 4; i++) /* 8 rotated: a factor of ten a pair */
 		assert_true(fabs(freqs[i] - pow(10, -i) / 4) < 1e-9);
 	assert_true(p.mscale == 1.0f);
@@ -72,7 +72,7 @@ static void test_rope_none(void **state)
 	gw_kv_f32(&w, "llama.rope.scaling.factor", 4.0f);
 	gw_kv_u32(&w, "llama.rope.dimension_count", 4);
 	rope_of(&w, &g, &p);
-	model_rope_freqs(&p, freqs);
+	model_rope_freqs(&p, 1, freqs);
 	assert_true(freqs[0] == 1.0 && fabs(freqs[1] - 0.01) < 1e-9);
 	gguf_close(g);
 	gw_free(&w);
@@ -93,7 +93,7 @@ static void test_rope_factors(void **state)
 	gw_tensor(&w, "rope_freqs.weight", 1, ne, GGUF_DT_F32);
 	memcpy(w.data.p + w.data.len - sizeof(factors), factors, sizeof(factors));
 	rope_of(&w, &g, &p);
-	model_rope_freqs(&p, freqs);
+	model_rope_freqs(&p, 1, freqs);
 	for (int i = 0; i < 4; i++)
 		assert_true(fabs(freqs[i] - pow(10, -i) / (double)factors[i]) < 1e-9);
 	gguf_close(g);
@@ -118,7 +118,7 @@ static void test_rope_yarn(void **state)
 	gw_kv_u32(&w, "llama.rope.scaling.original_context_length", 4096);
 	gw_kv_f32(&w, "llama.rope.scaling.attn_factor", 2.0f);
 	rope_of(&w, &g, &p);
-	model_rope_freqs(&p, freqs);
+	model_rope_freqs(&p, 1, freqs);
 	assert_true(fabs(freqs[0] - 1) < 1e-9);
 	assert_true(fabs(freqs[1] - 0.1) < 1e-9);
 	assert_true(fabs(freqs[2] - 0.01 * (0.5 + 0.5 / 8)) < 1e-9);
