@@ -3,7 +3,7 @@
 """Trains five tiny demo language models from scratch on the King James Bible and writes them as GGUF v3 files.
 
   families   llama (SentencePiece BPE), gpt2 and bloom (byte-level BPE), bert (WordPiece, masked LM), t5 (unigram, span corruption)
-  files      common.py (corpus, tokenizer trainers, GGUF writer, training loop), train.py (the models), verify.py (checks against llama.cpp)
+  files      common.py (corpus, tokenizer trainers, GGUF writer, training loop), train.py (the models), merge_head.py (BERT's head into its file)
 
 To reproduce on Debian bookworm (2 cores, about 40 minutes in all):
   apt-get install --no-install-recommends bible-kjv python3-torch python3-sentencepiece python3-numpy libopenblas0-pthread
