@@ -14,7 +14,7 @@ static_assert(offsetof(struct act_seq, seed) == 40, "no hidden padding in act_se
 static_assert(offsetof(struct act_seq, token) == 48, "no hidden padding in act_seq");
 static_assert(sizeof(struct act_hop) == ACT_HOP_BYTES, "the hop table is sent as it stands");
 static_assert(offsetof(struct act_hop, tx_ns) == 32, "no hidden padding in act_hop");
-/* Activations are f32 as the CPU has them; a big-endian port would have to swap. */
+/* Results are f32 as the CPU has them; a big-endian port would have to swap. */
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "messages are little-endian");
 
 /* Offsets in the descriptor. */
@@ -42,11 +42,6 @@ static size_t align_up(size_t n)
 	return (n + ACT_ALIGN - 1) & ~(size_t)(ACT_ALIGN - 1);
 }
 
-static size_t elem_bytes(enum act_dtype dtype)
-{
-	return dtype == ACT_F32 ? 4 : 1;
-}
-
 /* Section offsets; returns the whole length. */
 static size_t layout(const struct act *a, size_t *seqs, size_t *hops, size_t *tokens, size_t *payload)
 {
@@ -54,9 +49,7 @@ static size_t layout(const struct act *a, size_t *seqs, size_t *hops, size_t *to
 	*hops = *seqs + (size_t)a->n_seqs * ACT_SEQ_BYTES;
 	*tokens = align_up(*hops + (size_t)a->n_hops * ACT_HOP_BYTES);
 	*payload = align_up(*tokens + (size_t)a->n_rows * 4);
-	if (a->width == 0)
-		return *payload;
-	return *payload + (size_t)a->n_rows * a->width * elem_bytes(a->dtype);
+	return *payload + (size_t)a->n_rows * act_row_bytes(a->dtype, a->width);
 }
 
 static bool shape_ok(const struct act *a)
@@ -106,6 +99,13 @@ int act_begin(struct act *a, uint8_t *buf, size_t cap)
 	return 0;
 }
 
+static bool dtype_ok(enum act_kind kind, enum act_dtype dtype)
+{
+	if (kind == ACT_ERROR)
+		return dtype == ACT_BYTES;
+	return dtype == ACT_F32 || (kind == ACT_HIDDEN && dtype < ACT_N_DTYPES);
+}
+
 /* Receivers take a payload's size from the kind: hidden rows have one, an error is one row of text. */
 static int check_kind_shape(const struct act *a, struct ps_err *err)
 {
@@ -139,7 +139,7 @@ static int parse_desc(const uint8_t *data, size_t len, struct act *a, struct ps_
 	if (a->kind < ACT_TOKENS || a->kind > ACT_VALUES || a->pass > ACT_PASS_FILL)
 		return ps_err_set(err, -EBADMSG, "batch: unknown kind %u, pass %u", (unsigned)a->kind,
 				  (unsigned)a->pass);
-	if (a->dtype != (a->kind == ACT_ERROR ? ACT_BYTES : ACT_F32))
+	if (!dtype_ok(a->kind, a->dtype))
 		return ps_err_set(err, -EBADMSG, "batch of kind %u: element type %u", (unsigned)a->kind,
 				  (unsigned)a->dtype);
 	if (!shape_ok(a))
@@ -175,7 +175,7 @@ static int parse_seqs(const struct act *a, struct ps_err *err)
 		rows += seq.n_tokens;
 	}
 	/* An error keeps the table of the batch that failed, but has the one row of its text. */
-	if (rows != a->n_rows && a->kind != ACT_ERROR && a->kind != ACT_VALUES)
+	if (rows != a->n_rows && a->kind != ACT_ERROR)
 		return ps_err_set(err, -EBADMSG, "batch: its sequences have %llu rows, the descriptor %u",
 				  (unsigned long long)rows, a->n_rows);
 	return 0;
@@ -241,8 +241,17 @@ size_t act_max_bytes(uint32_t max_rows, uint32_t max_seqs, uint32_t n_embd)
 	    .n_hops = ACT_MAX_HOPS,
 	    .width = n_embd,
 	};
+	size_t f32, q8;
 
-	return act_bytes(&a);
+	/* Rows of ACT_SEQ_FILL have a width of their own. */
+	if (n_embd != 0 && n_embd < 2 * ACT_FILL_BEST)
+		a.width = 2 * ACT_FILL_BEST;
+	f32 = act_bytes(&a);
+	/* Of a very narrow row a padded Q8 block is the longest form. */
+	a.width = n_embd;
+	a.dtype = ACT_Q8;
+	q8 = act_bytes(&a);
+	return f32 > q8 ? f32 : q8;
 }
 
 uint32_t act_clock_id(void)

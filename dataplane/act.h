@@ -8,7 +8,8 @@
  * Token ids travel with the activations (4 bytes a row beside 4 * n_embd), so
  * that the last stage knows the history that its sampler needs.
  *
- * Layout, little-endian, described in PROTOCOL.md. act_parse checks every field
+ * Hidden activations are of any type of act_dtype.h, results (ACT_VALUES) are float32. Layout,
+ * little-endian, described in PROTOCOL.md. act_parse checks every field
  * against the message's length: what it returns can be used without further
  * checks of bounds.
  */
@@ -17,6 +18,7 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "dataplane/act_dtype.h"
 
 #define ACT_MAGIC      0x54434150u /* "PACT" */
 #define ACT_VERSION    2u
@@ -42,16 +44,6 @@ enum act_pass {
 	ACT_PASS_FILL = 2,   /* with the masked-language-model head */
 };
 
-/* Element types of activations. ACT_Q8: blocks of 32 elements of a row, the last one padded with zeros: a
- * float16 scale and 32 signed bytes, 34 bytes, x = scale * q, as GGUF's Q8_0. */
-enum act_dtype {
-	ACT_F32 = 0,
-	ACT_F16 = 1,
-	ACT_BF16 = 2,
-	ACT_Q8 = 3,
-	ACT_BYTES = 255, /* text of ACT_ERROR: width = bytes, one row */
-};
-
 /* act_seq.flags */
 #define ACT_SEQ_SAMPLE 1u /* a token is wanted after its last row */
 /* The sequence's hidden states are wanted: pooled to one row as the model says (a model without pooling:
@@ -62,16 +54,15 @@ enum act_dtype {
  * float32: token id and its probability, best first (ids are exact below 2^24). */
 #define ACT_SEQ_FILL  8u
 #define ACT_FILL_BEST 8u
-#define ACT_SEQ_FLAGS (ACT_SEQ_SAMPLE | ACT_SEQ_EMBED | ACT_SEQ_ROWS | ACT_SEQ_FILL) /* others are refused   \
-										      */
+#define ACT_SEQ_FLAGS (ACT_SEQ_SAMPLE | ACT_SEQ_EMBED | ACT_SEQ_ROWS | ACT_SEQ_FILL) /* no others */
 
 /* A run of consecutive rows of one sequence. */
 struct act_seq {
 	uint32_t seq_id;
 	uint16_t slot; /* KV slot on every stage, given out by the gateway */
 	uint16_t flags;
-	uint32_t pos; /* position of its first row; 0 starts the slot afresh */
-	uint32_t n_tokens;
+	uint32_t pos;      /* position of its first row; 0 starts the slot afresh */
+	uint32_t n_tokens; /* its rows; in ACT_VALUES its rows of results, in ACT_SAMPLED 0 */
 	float temperature, top_p, min_p, repeat_penalty;
 	int32_t top_k, repeat_last_n;
 	uint64_t seed;
@@ -106,8 +97,10 @@ struct act {
 	uint32_t block_next; /* first block that has not run yet */
 	uint8_t *seqs;       /* use act_seq_get/put */
 	uint8_t *hops;
-	uint8_t *tokens;  /* [n_rows] int32, 4-byte aligned if the message is */
-	uint8_t *payload; /* [n_rows, width] */
+	/* [n_rows] int32, 4-byte aligned if the message is. In ACT_VALUES the position in its sequence that
+	 * the row is about (0 for a pooled row). */
+	uint8_t *tokens;
+	uint8_t *payload; /* [n_rows, width] of dtype: n_rows * act_row_bytes(dtype, width) bytes */
 	size_t len;       /* of the whole message */
 };
 
@@ -128,7 +121,8 @@ void act_hop_put(struct act *a, uint32_t i, const struct act_hop *hop);
 /* Where hop i's tx_ns stands, for stamping right before a message is sent. */
 uint8_t *act_hop_tx_ns(const struct act *a, uint32_t i);
 
-/* Largest message of a deployment, for slot sizes. */
+/* Largest message of a deployment, for slot sizes: activations of any element type, and the results that
+ * a batch of max_rows can have (ACT_VALUES). n_embd 0: messages without a payload. */
 size_t act_max_bytes(uint32_t max_rows, uint32_t max_seqs, uint32_t n_embd);
 
 /* The id of this host's monotonic clock (from its boot id). */

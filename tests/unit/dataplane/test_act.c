@@ -50,19 +50,23 @@ static struct act_seq seq_of(uint32_t i)
 	};
 }
 
-/* A message of exactly its length, so that a sanitizer sees a read beyond it. Two sequences. */
-static uint8_t *make(enum act_kind kind, size_t *len_out)
+/* A message of exactly its length, so that a sanitizer sees a read beyond it. Two sequences; the dtype is of
+ * hidden rows. */
+static uint8_t *make_of(enum act_kind kind, enum act_dtype dtype, size_t *len_out)
 {
+	bool has_rows = kind == ACT_HIDDEN || kind == ACT_VALUES;
 	struct act a = {
 	    .kind = kind,
-	    .dtype = kind == ACT_ERROR ? ACT_BYTES : ACT_F32,
+	    .dtype = kind == ACT_ERROR    ? ACT_BYTES
+		     : kind == ACT_HIDDEN ? dtype
+					  : ACT_F32,
 	    .batch_id = 77,
 	    .n_rows = kind == ACT_SAMPLED ? 0
 		      : kind == ACT_ERROR ? 1
 					  : N_ROWS,
 	    .n_seqs = 2,
 	    .n_hops = N_HOPS,
-	    .width = kind == ACT_HIDDEN || kind == ACT_ERROR ? WIDTH : 0,
+	    .width = has_rows || kind == ACT_ERROR ? WIDTH : 0,
 	    .block_next = 4,
 	};
 	uint8_t *buf = calloc(1, act_bytes(&a));
@@ -82,12 +86,23 @@ static uint8_t *make(enum act_kind kind, size_t *len_out)
 		    &a, i, &(struct act_hop){.proc = i, .clock_id = 9, .rx_ns = 1000 + i, .tx_ns = 2000 + i});
 	for (i = 0; i < a.n_rows; i++)
 		ps_store32(a.tokens + (size_t)4 * i, 500 + i);
-	for (i = 0; kind == ACT_HIDDEN && i < a.n_rows * WIDTH; i++)
-		memcpy(a.payload + (size_t)4 * i, &(float){0.25f * (float)i}, 4);
+	for (i = 0; has_rows && i < a.n_rows; i++) {
+		float row[WIDTH];
+		uint32_t k;
+
+		for (k = 0; k < WIDTH; k++)
+			row[k] = 0.25f * (float)(i * WIDTH + k);
+		act_encode(a.dtype, row, 1, WIDTH, a.payload + i * act_row_bytes(a.dtype, WIDTH));
+	}
 	if (kind == ACT_ERROR)
 		memcpy(a.payload, "out of order", WIDTH);
 	*len_out = a.len;
 	return buf;
+}
+
+static uint8_t *make(enum act_kind kind, size_t *len_out)
+{
+	return make_of(kind, ACT_F32, len_out);
 }
 
 static void test_round_trip(void **state)
@@ -189,7 +204,16 @@ static void test_refuses_each_field(void **state)
 	    {"hidden rows as tokens", ACT_HIDDEN, O_KIND, 1, ACT_TOKENS},
 	    {"hidden rows as an error", ACT_HIDDEN, O_KIND, 1, ACT_ERROR},
 	    {"tokens as hidden rows", ACT_TOKENS, O_KIND, 1, ACT_HIDDEN},
-	    {"element type", ACT_HIDDEN, O_DTYPE, 1, 1},
+	    {"float rows as float16", ACT_HIDDEN, O_DTYPE, 1, ACT_F16},
+	    {"float rows as blocks", ACT_HIDDEN, O_DTYPE, 1, ACT_Q8},
+	    {"element type 4", ACT_HIDDEN, O_DTYPE, 1, 4},
+	    {"tokens of float16", ACT_TOKENS, O_DTYPE, 1, ACT_F16},
+	    {"sampled of blocks", ACT_SAMPLED, O_DTYPE, 1, ACT_Q8},
+	    {"values of bytes", ACT_VALUES, O_DTYPE, 1, ACT_BYTES},
+	    {"values of no width", ACT_VALUES, O_WIDTH, 4, 0},
+	    {"values of fewer rows", ACT_VALUES, 64 + 12, 4, 1},
+	    {"values of more rows", ACT_VALUES, 64 + 12, 4, 3},
+	    {"values of other rows", ACT_VALUES, O_ROWS, 4, N_ROWS - 1},
 	    {"hidden rows of bytes", ACT_HIDDEN, O_DTYPE, 1, ACT_BYTES},
 	    {"error of floats", ACT_ERROR, O_DTYPE, 1, ACT_F32},
 	    {"error of no rows", ACT_ERROR, O_ROWS, 4, 0},
@@ -235,13 +259,65 @@ static void test_all_kinds_parse(void **state)
 	int kind;
 
 	(void)state;
-	for (kind = ACT_TOKENS; kind <= ACT_ERROR; kind++) {
+	for (kind = ACT_TOKENS; kind <= ACT_VALUES; kind++) {
 		uint8_t *m = make((enum act_kind)kind, &len);
 
 		if (act_parse(m, len, &a, &err) != 0)
 			fail_msg("kind %d: %s", kind, err.msg);
 		assert_int_equal(a.kind, kind);
 		free(m);
+	}
+}
+
+/* Hidden rows of each element type: the length follows from it, and nothing else is taken. */
+static void test_element_types(void **state)
+{
+	size_t len, row;
+	int t, other;
+
+	(void)state;
+	for (t = 0; t < (int)ACT_N_DTYPES; t++) {
+		uint8_t *m = make_of(ACT_HIDDEN, (enum act_dtype)t, &len);
+		struct ps_err err = {{0}};
+		float back[WIDTH];
+		struct act a;
+
+		if (act_parse(m, len, &a, &err) != 0)
+			fail_msg("%s: %s", act_dtype_name((enum act_dtype)t), err.msg);
+		assert_int_equal(a.dtype, t);
+		row = act_row_bytes(a.dtype, WIDTH);
+		assert_int_equal((size_t)(a.payload - m) + N_ROWS * row, len);
+		act_decode(a.dtype, a.payload + (N_ROWS - 1) * row, 1, WIDTH, back);
+		assert_true(back[0] > 11.9f && back[0] < 12.1f && back[WIDTH - 1] > 14.7f &&
+			    back[WIDTH - 1] < 14.8f);
+		for (other = 0; other < 256; other++) {
+			/* Float16 and bfloat16 have the same length: they cannot be told apart. */
+			bool same = other == t || (t == ACT_F16 && other == ACT_BF16) ||
+				    (t == ACT_BF16 && other == ACT_F16);
+
+			m[O_DTYPE] = (uint8_t)other;
+			assert_int_equal(act_parse(m, len, &a, &err), same ? 0 : -EBADMSG);
+		}
+		free(m);
+	}
+}
+
+/* The largest message is that of any element type, and of rows of fill-mask results. */
+static void test_max_bytes(void **state)
+{
+	uint32_t width, t;
+
+	(void)state;
+	for (width = 1; width < 70; width++) {
+		struct act a = {.n_rows = 9, .n_seqs = ACT_MAX_SEQS, .n_hops = ACT_MAX_HOPS, .width = width};
+
+		for (t = 0; t < ACT_N_DTYPES; t++) {
+			a.dtype = (enum act_dtype)t;
+			assert_true(act_bytes(&a) <= act_max_bytes(9, ACT_MAX_SEQS, width));
+		}
+		a.dtype = ACT_F32;
+		a.width = 2 * ACT_FILL_BEST;
+		assert_true(act_bytes(&a) <= act_max_bytes(9, ACT_MAX_SEQS, width));
 	}
 }
 
@@ -292,8 +368,14 @@ static uint64_t read_all(const struct act *a, const uint8_t *m, size_t len)
 	}
 	for (i = 0; i < a->n_rows; i++)
 		sum += ps_load32(a->tokens + 4 * i);
-	assert_true(payload == (size_t)a->n_rows * a->width * (a->kind == ACT_ERROR ? 1 : 4) ||
-		    a->width == 0);
+	assert_true(payload == (size_t)a->n_rows * act_row_bytes(a->dtype, a->width) || a->width == 0);
+	if (a->kind == ACT_HIDDEN) {
+		float *rows = malloc(sizeof(float) * a->n_rows * a->width + 1);
+
+		assert_non_null(rows);
+		act_decode(a->dtype, a->payload, a->n_rows, a->width, rows);
+		free(rows);
+	}
 	for (i = 0; i < (a->width == 0 ? 0 : payload); i++)
 		sum += a->payload[i];
 	return sum;
@@ -308,7 +390,7 @@ static void test_mutations(void **state)
 	(void)state;
 	for (round = 0; round < 40000; round++) {
 		size_t len;
-		uint8_t *m = make((enum act_kind)(1 + round % 4), &len);
+		uint8_t *m = make_of((enum act_kind)(1 + round % 5), (enum act_dtype)(round % 4), &len);
 		uint32_t n = 1 + (uint32_t)(next_random(&seed) % 4);
 		struct act a;
 
@@ -344,6 +426,8 @@ int main(void)
 	    cmocka_unit_test(test_begin_checks_the_room),
 	    cmocka_unit_test(test_refuses_each_field),
 	    cmocka_unit_test(test_all_kinds_parse),
+	    cmocka_unit_test(test_element_types),
+	    cmocka_unit_test(test_max_bytes),
 	    cmocka_unit_test(test_refuses_torn_messages),
 	    cmocka_unit_test(test_mutations),
 	    cmocka_unit_test(test_clock_id),
