@@ -14,6 +14,9 @@
 #define ACCEL_Q8_BLOCK       32u /* elements of a Q8_0 block */
 #define ACCEL_Q8_BLOCK_BYTES 34u /* a float16 scale and 32 signed bytes */
 
+/* The values of IQ4_NL, times the block's scale. */
+extern const int8_t accel_iq4_nl[16];
+
 float accel_f16_to_f32(uint16_t h);
 float accel_bf16_to_f32(uint16_t h);
 
@@ -24,7 +27,7 @@ size_t accel_row_bytes(enum gguf_dtype dtype, uint64_t n);
 /* Row `row` of a matrix; experts of a stacked matrix follow each other: row = expert * ne[1] + r. */
 const void *accel_row(const struct gguf_tensor *t, uint64_t row);
 
-/* Expands n elements from the start of a row. Any alignment of src. */
+/* Expands n elements from the start of a row, whole blocks of them. Any alignment of src. */
 void accel_row_expand(enum gguf_dtype dtype, const void *src, size_t n, float *dst_out /* [n] */);
 
 #endif

@@ -112,10 +112,13 @@ static const struct gguf_tensor *stack(struct build *b, uint32_t layer, const ch
 {
 	const uint64_t want[3] = {in, out, n};
 	const struct gguf_tensor *t = find_weight(b, layer, suffix, want);
+	char supported[128];
 
-	if (t != NULL && !model_dtype_supported(t->dtype))
-		fail(b, -ENOTSUP, "tensor '%s' is %s; supported are F32, F16, BF16, Q8_0", t->name,
-		     gguf_dtype_name(t->dtype));
+	if (t != NULL && !model_dtype_supported(t->dtype)) {
+		model_dtype_list(supported, sizeof(supported));
+		fail(b, -ENOTSUP, "tensor '%s' is %s; supported are %s", t->name, gguf_dtype_name(t->dtype),
+		     supported);
+	}
 	return t;
 }
 
@@ -451,11 +454,6 @@ void model_graph_free(struct model_graph *graph)
 		return;
 	free(graph->ops);
 	free(graph);
-}
-
-bool model_dtype_supported(enum gguf_dtype t)
-{
-	return t == GGUF_DT_F32 || t == GGUF_DT_F16 || t == GGUF_DT_BF16 || t == GGUF_DT_Q8_0;
 }
 
 const char *model_op_name(enum model_op_kind kind)

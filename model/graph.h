@@ -139,6 +139,8 @@ uint32_t model_rel_bucket(int64_t distance, uint32_t n_buckets, uint32_t max_dis
 
 /* Whether the back ends of the host compute with matrices of this element type. */
 bool model_dtype_supported(enum gguf_dtype t);
+/* Their names, "F32, F16, ...", terminated, for messages. */
+void model_dtype_list(char *buf, size_t cap);
 
 struct model_op {
 	enum model_op_kind kind;

@@ -38,21 +38,38 @@ static void multiply_few(const struct kern *kern, enum gguf_dtype dtype, const s
 		kern->mul_bf16(m);
 }
 
+/* Types that have kernels of their own; rows of the others are expanded by accel_row_expand whatever the
+ * number of columns. */
+static bool is_float(enum gguf_dtype dtype)
+{
+	return dtype == GGUF_DT_F32 || dtype == GGUF_DT_F16 || dtype == GGUF_DT_BF16;
+}
+
+static void expand_row(const struct kern *kern, enum gguf_dtype dtype, const uint8_t *w, uint32_t k,
+		       float *dst)
+{
+	if (dtype == GGUF_DT_F32)
+		kern->expand_f32(w, k, dst);
+	else if (dtype == GGUF_DT_F16)
+		kern->expand_f16(w, k, dst);
+	else if (dtype == GGUF_DT_BF16)
+		kern->expand_bf16(w, k, dst);
+	else
+		accel_row_expand(dtype, w, k, dst);
+}
+
 /* A panel of rows is expanded once and serves all columns. */
 static void multiply_panels(const struct mul_job *job, const struct kern_mul *m, const struct cpu_thread *t)
 {
 	const struct kern *kern = job->a->kern;
-	void (*expand)(const uint8_t *, uint32_t, float *) = job->mat->dtype == GGUF_DT_F32 ? kern->expand_f32
-							     : job->mat->dtype == GGUF_DT_F16
-								 ? kern->expand_f16
-								 : kern->expand_bf16;
 	size_t ldp = cpu_ld(m->k);
 
 	for (uint32_t r = 0; r < m->rows; r += KERN_PANEL) {
 		struct kern_mul part = rows_of(m, r, m->rows - r < KERN_PANEL ? m->rows : r + KERN_PANEL);
 
 		for (uint32_t i = 0; i < part.rows; i++)
-			expand(part.w + i * part.row_bytes, part.k, t->panel + i * ldp);
+			expand_row(kern, job->mat->dtype, part.w + i * part.row_bytes, part.k,
+				   t->panel + i * ldp);
 		kern->mul_panel(&part, t->panel, ldp, t->sums);
 	}
 }
@@ -98,7 +115,7 @@ static void multiply_chunk(void *ctx, uint32_t chunk, uint32_t thread)
 
 	if (job->mat->dtype == GGUF_DT_Q8_0)
 		multiply_q8(job, &m, &job->a->threads[thread]);
-	else if (m.cols <= KERN_FEW_COLS)
+	else if (m.cols <= KERN_FEW_COLS && is_float(job->mat->dtype))
 		multiply_few(job->a->kern, job->mat->dtype, &m);
 	else
 		multiply_panels(job, &m, &job->a->threads[thread]);

@@ -29,6 +29,10 @@ const struct toy_spec toy_specs[] = {
      false, false, 5, 2},
     {"moe-q8", GGUF_DT_Q8_0, 3, 32, 4, 2, 8, 64, 45, 8, MODEL_ROPE_NORM, MODEL_NORM_RMS, MODEL_ACT_RELU, true,
      false, false, 4, 3},
+    {"llama-q4_1", GGUF_DT_Q4_1, 2, 64, 4, 2, 16, 96, 45, 16, MODEL_ROPE_NORM, MODEL_NORM_RMS, MODEL_ACT_SILU,
+     true, false, false, 0, 0},
+    {"llama-q4_k", GGUF_DT_Q4_K, 2, 256, 4, 1, 64, 256, 45, 64, MODEL_ROPE_NEOX, MODEL_NORM_RMS,
+     MODEL_ACT_SILU, true, false, false, 0, 0},
 };
 const uint32_t toy_n_specs = sizeof(toy_specs) / sizeof(toy_specs[0]);
 
@@ -57,10 +61,45 @@ static uint16_t random_f16(struct toy_rng *r)
 	return (uint16_t)(toy_below(r, 2) << 15 | (11 + toy_below(r, 4)) << 10 | toy_below(r, 1024));
 }
 
+/* Where a block has its float16 scale and minimum (0: none), and their exponents, such that weights are at
+ * most about 1. */
+static const struct toy_scale {
+	enum gguf_dtype dtype;
+	uint32_t scale_at, scale_exp, min_at, min_exp;
+} toy_scales[] = {
+    {GGUF_DT_Q8_0, 0, 8, 0, 0},    {GGUF_DT_Q4_0, 0, 11, 0, 0},  {GGUF_DT_Q4_1, 0, 10, 2, 13},
+    {GGUF_DT_Q5_0, 0, 10, 0, 0},   {GGUF_DT_Q5_1, 0, 9, 2, 13},  {GGUF_DT_IQ4_NL, 0, 8, 0, 0},
+    {GGUF_DT_Q2_K, 80, 8, 82, 10}, {GGUF_DT_Q3_K, 108, 8, 0, 0}, {GGUF_DT_Q4_K, 0, 5, 2, 8},
+    {GGUF_DT_Q5_K, 0, 4, 2, 8},    {GGUF_DT_Q6_K, 208, 3, 0, 0},
+};
+
+/* Random bytes but for the scales. */
+static void fill_blocks(struct toy_rng *r, enum gguf_dtype dtype, uint64_t n, uint8_t *p)
+{
+	const struct toy_scale *s = toy_scales;
+	uint32_t elems = 1, bytes = 0;
+
+	while (s->dtype != dtype)
+		CHECK(++s < toy_scales + sizeof(toy_scales) / sizeof(toy_scales[0]));
+	CHECK(gguf_dtype_block(dtype, &elems, &bytes) && n % elems == 0);
+	for (uint64_t b = 0; b < n / elems; b++, p += bytes) {
+		for (uint32_t i = 0; i < bytes; i++)
+			p[i] = (uint8_t)toy_below(r, 256);
+		ps_store16(p + s->scale_at, (uint16_t)(s->scale_exp << 10 | toy_below(r, 1024)));
+		if (s->min_at != 0)
+			ps_store16(p + s->min_at,
+				   (uint16_t)(toy_below(r, 2) << 15 | s->min_exp << 10 | toy_below(r, 1024)));
+	}
+}
+
 void toy_fill(struct toy_rng *r, enum gguf_dtype dtype, uint64_t n, void *row_out)
 {
 	uint8_t *p = row_out;
 
+	if (dtype != GGUF_DT_F32 && dtype != GGUF_DT_F16 && dtype != GGUF_DT_BF16) {
+		fill_blocks(r, dtype, n, p);
+		return;
+	}
 	for (uint64_t i = 0; i < n; i++) {
 		float f = toy_uniform(r);
 		uint32_t bits;
@@ -70,14 +109,8 @@ void toy_fill(struct toy_rng *r, enum gguf_dtype dtype, uint64_t n, void *row_ou
 			memcpy(p + 4 * i, &f, sizeof(f));
 		else if (dtype == GGUF_DT_F16)
 			ps_store16(p + 2 * i, random_f16(r));
-		else if (dtype == GGUF_DT_BF16)
+		else
 			ps_store16(p + 2 * i, (uint16_t)(bits >> 16));
-		else if (i % ACCEL_Q8_BLOCK == 0) /* scale 2^-7: up to about 1 */
-			ps_store16(p + i / ACCEL_Q8_BLOCK * ACCEL_Q8_BLOCK_BYTES,
-				   (uint16_t)(8u << 10 | toy_below(r, 1024)));
-		if (dtype == GGUF_DT_Q8_0)
-			p[i / ACCEL_Q8_BLOCK * ACCEL_Q8_BLOCK_BYTES + 2 + i % ACCEL_Q8_BLOCK] =
-			    (uint8_t)toy_below(r, 256);
 	}
 }
 
