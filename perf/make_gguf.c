@@ -25,7 +25,7 @@
 #include "perf/weights.h"
 
 #define ALIGN       32u
-#define PIECE_ELEMS 65536u /* elements made at a time; whole Q8_0 blocks */
+#define PIECE_ELEMS 65536u /* elements made at a time; whole blocks of every type */
 #define MAX_NAME    64u
 
 enum init {
@@ -93,10 +93,11 @@ static const struct dtype_name {
 	enum gguf_dtype dtype;
 	uint32_t file_type; /* general.file_type of the format */
 } dtype_names[] = {
-    {"f32", GGUF_DT_F32, 0},
-    {"f16", GGUF_DT_F16, 1},
-    {"bf16", GGUF_DT_BF16, 32},
-    {"q8_0", GGUF_DT_Q8_0, 7},
+    {"f32", GGUF_DT_F32, 0},    {"f16", GGUF_DT_F16, 1},        {"bf16", GGUF_DT_BF16, 32},
+    {"q8_0", GGUF_DT_Q8_0, 7},  {"q4_0", GGUF_DT_Q4_0, 2},      {"q4_1", GGUF_DT_Q4_1, 3},
+    {"q5_0", GGUF_DT_Q5_0, 8},  {"q5_1", GGUF_DT_Q5_1, 9},      {"q2_k", GGUF_DT_Q2_K, 10},
+    {"q3_k", GGUF_DT_Q3_K, 11}, {"q4_k", GGUF_DT_Q4_K, 14},     {"q5_k", GGUF_DT_Q5_K, 16},
+    {"q6_k", GGUF_DT_Q6_K, 18}, {"iq4_nl", GGUF_DT_IQ4_NL, 25},
 };
 
 static int write_tensor(FILE *f, const struct tensor *t, uint64_t seed, float *x, uint8_t *bytes)
@@ -490,7 +491,8 @@ static const char usage[] =
     "  --ff N             feed-forward width (default: 4 times the embedding's)\n"
     "  --vocab N          vocabulary (default 1000, or that of --vocab-from)\n"
     "  --ctx N            context length (default 512)\n"
-    "  --dtype T          f32, f16 (default), bf16 or q8_0, of the matrices\n"
+    "  --dtype T          of the matrices: f32, f16 (default), bf16, q8_0, q4_0, q4_1, q5_0,\n"
+    "                     q5_1, q2_k, q3_k, q4_k, q5_k, q6_k or iq4_nl\n"
     "  --tied | --untied  head shares the embedding or not (default: gpt2 does, llama does not)\n"
     "  --vocab-from FILE  copy the tokenizer of another GGUF; without it the model has none\n"
     "  --name TEXT        general.name\n"
@@ -567,7 +569,10 @@ static int parse_dtype(const char *text, enum gguf_dtype *out)
 			return 0;
 		}
 	}
-	fprintf(stderr, "penstock-make-gguf: --dtype: '%s' is not f32, f16, bf16 or q8_0\n", text);
+	fprintf(stderr, "penstock-make-gguf: --dtype: '%s' is not one of", text);
+	for (size_t i = 0; i < sizeof(dtype_names) / sizeof(dtype_names[0]); i++)
+		fprintf(stderr, " %s", dtype_names[i].name);
+	fputc('\n', stderr);
 	return -EINVAL;
 }
 
@@ -659,6 +664,18 @@ static int parse_args(int argc, char **argv, struct spec *s)
 	return rc;
 }
 
+/* Rows are whole blocks. */
+static int check_blocks(const struct spec *s, struct ps_err *err)
+{
+	uint32_t elems = 1, bytes = 0;
+
+	CHECK(gguf_dtype_block(s->dtype, &elems, &bytes));
+	if (s->n_embd % elems == 0 && s->n_ff % elems == 0)
+		return 0;
+	return ps_err_set(err, -EINVAL, "%s needs --embd %u and --ff %u to be multiples of %u",
+			  gguf_dtype_name(s->dtype), s->n_embd, s->n_ff, elems);
+}
+
 /* Fills in what follows from the rest and says what does not fit together. */
 static int complete(struct spec *s, const struct gguf *vocab, struct ps_err *err)
 {
@@ -687,9 +704,7 @@ static int complete(struct spec *s, const struct gguf *vocab, struct ps_err *err
 	if (!gpt2 && s->n_embd / s->n_heads % 2 != 0)
 		return ps_err_set(err, -EINVAL, "heads of %u: rotary embedding needs an even number",
 				  s->n_embd / s->n_heads);
-	if (s->dtype == GGUF_DT_Q8_0 && (s->n_embd % Q8_ELEMS != 0 || s->n_ff % Q8_ELEMS != 0))
-		return ps_err_set(err, -EINVAL, "q8_0 needs --embd and --ff in multiples of %u", Q8_ELEMS);
-	return 0;
+	return check_blocks(s, err);
 }
 
 static int make(struct spec *s, struct ps_err *err)

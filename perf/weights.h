@@ -10,8 +10,6 @@
 
 #include "model/gguf.h"
 
-#define Q8_ELEMS 32u /* elements of a Q8_0 block */
-
 /* Steele, Lea and Flood's SplitMix64, 2014: value `i` of stream `seed`, in any order. */
 uint64_t random_at(uint64_t seed, uint64_t i);
 
@@ -19,7 +17,7 @@ uint64_t random_at(uint64_t seed, uint64_t i);
  * room for n rounded up to even, because elements are made in pairs. */
 void make_weights(uint64_t seed, uint64_t first, size_t n, float centre, float half, float *x);
 
-/* x [n] as F32, F16, BF16 or Q8_0 (n a multiple of Q8_ELEMS; magnitudes below 60000). Returns the
+/* x [n] in any type of model_dtype_supported (n a multiple of its block; magnitudes below 60000). Returns the
  * bytes written to out, at most 4 n. */
 size_t encode_weights(enum gguf_dtype dtype, const float *x, size_t n, uint8_t *out);
 

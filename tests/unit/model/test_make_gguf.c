@@ -18,6 +18,7 @@
 
 #include <cmocka.h>
 
+#include "accel/weights.h"
 #include "base/bytes.h"
 #include "model/gguf.h"
 #include "model/graph.h"
@@ -74,29 +75,57 @@ static void test_bf16(void **state)
 	assert_int_equal(encode_one(GGUF_DT_BF16, float_of(0x3f80ffffu)), 0x3f81);
 }
 
-static void test_q8_0(void **state)
+/* What each type may be off by, of the largest magnitude among 256 uniform weights: half a step of the
+ * codes, and where scales have few bits themselves, half a step of those. */
+static const struct {
+	const char *name, *dtype_name;
+	enum gguf_dtype dtype;
+	float off;
+} block_types[] = {
+    {"q8_0", "Q8_0", GGUF_DT_Q8_0, 0.004f},     {"q4_0", "Q4_0", GGUF_DT_Q4_0, 0.068f},
+    {"q4_1", "Q4_1", GGUF_DT_Q4_1, 0.067f},     {"q5_0", "Q5_0", GGUF_DT_Q5_0, 0.033f},
+    {"q5_1", "Q5_1", GGUF_DT_Q5_1, 0.033f},     {"q2_k", "Q2_K", GGUF_DT_Q2_K, 0.34f},
+    {"q3_k", "Q3_K", GGUF_DT_Q3_K, 0.16f},      {"q4_k", "Q4_K", GGUF_DT_Q4_K, 0.067f},
+    {"q5_k", "Q5_K", GGUF_DT_Q5_K, 0.033f},     {"q6_k", "Q6_K", GGUF_DT_Q6_K, 0.02f},
+    {"iq4_nl", "IQ4_NL", GGUF_DT_IQ4_NL, 0.1f},
+};
+
+static void check_blocks(enum gguf_dtype dtype, float half, float off)
 {
-	uint8_t out[2 * 34];
-	float x[64];
+	enum { N = 64 * 256 };
+	float *x = malloc(N * sizeof(*x)), *y = malloc(N * sizeof(*y));
+	uint8_t *out = malloc(N * sizeof(*x));
+	double squares = 0;
 
+	assert_true(x != NULL && y != NULL && out != NULL);
+	make_weights(3, 0, N, 0, half, x);
+	memset(x, 0, 256 * sizeof(*x)); /* a block of zeros, and one weight alone among zeros */
+	memset(x + 256, 0, 256 * sizeof(*x));
+	x[256 + 77] = -half;
+	assert_int_equal(encode_weights(dtype, x, N, out), accel_row_bytes(dtype, N));
+	accel_row_expand(dtype, out, N, y);
+	for (int i = 0; i < N; i++) {
+		squares += (double)(x[i] - y[i]) * (double)(x[i] - y[i]);
+		if (!(fabsf(x[i] - y[i]) <= off * half))
+			fail_msg("%s: weight %d of %g became %g", gguf_dtype_name(dtype), i, (double)x[i],
+				 (double)y[i]);
+	}
+	/* The mean error of evenly spread weights is that of a uniform one: 1 / sqrt(3) of half a step. */
+	assert_true(sqrt(squares / N) <= (double)(off * half) / 1.7);
+	free(x);
+	free(y);
+	free(out);
+}
+
+static void test_block_types(void **state)
+{
 	(void)state;
-	for (int i = 0; i < 32; i++) {
-		x[i] = (float)(i - 15) * 0.37f;
-		x[32 + i] = 0; /* a block of zeros */
+	for (size_t t = 0; t < COUNT(block_types); t++) {
+		check_blocks(block_types[t].dtype, 1.0f, block_types[t].off);
+		/* Small weights, whose scales are float16 subnormals of few bits. */
+		check_blocks(block_types[t].dtype, 0.02f, block_types[t].off * 1.1f);
+		check_blocks(block_types[t].dtype, 3000.0f, block_types[t].off);
 	}
-	assert_int_equal(encode_weights(GGUF_DT_Q8_0, x, 64, out), 68);
-	for (int b = 0; b < 2; b++) {
-		uint16_t bits = ps_load16(out + 34 * b);
-		_Float16 scale;
-
-		memcpy(&scale, &bits, sizeof(scale));
-		for (int i = 0; i < 32; i++) {
-			float got = (float)scale * (float)(int8_t)out[34 * b + 2 + i];
-
-			assert_true(fabsf(got - x[32 * b + i]) <= (float)scale * 0.51f);
-		}
-	}
-	assert_int_equal((int8_t)out[2 + 31], 127); /* the largest uses the whole range */
 }
 
 static void test_weights(void **state)
@@ -177,8 +206,8 @@ static void check_made(const char *name, const char *arch, const char *dtype)
 static void test_shapes(void **state)
 {
 	static const char *const archs[] = {"llama", "gpt2"};
-	static const char *const dtypes[][2] = {
-	    {"f32", "F32"}, {"f16", "F16"}, {"bf16", "BF16"}, {"q8_0", "Q8_0"}};
+	static const char *const dtypes[][2] = {{"f32", "F32"},   {"f16", "F16"},   {"bf16", "BF16"},
+						{"q8_0", "Q8_0"}, {"q4_0", "Q4_0"}, {"q5_1", "Q5_1"}};
 
 	(void)state;
 	for (size_t a = 0; a < COUNT(archs); a++) {
@@ -193,6 +222,36 @@ static void test_shapes(void **state)
 			assert_int_equal(run(args), 0);
 			check_made("m.gguf", archs[a], dtypes[d][1]);
 		}
+	}
+}
+
+/* The file holds what encoding the tensor in one go gives: cutting it into pieces cuts no block. */
+static void test_written_types(void **state)
+{
+	(void)state;
+	for (size_t t = 0; t < COUNT(block_types); t++) {
+		const struct gguf_tensor *w;
+		char args[128];
+		struct gguf *g;
+		double squares = 0;
+		float *x;
+
+		snprintf(args, sizeof(args),
+			 "--dtype %s --layers 1 --embd 256 --heads 4 --ff 512 --vocab 300 t.gguf",
+			 block_types[t].name);
+		assert_int_equal(run(args), 0);
+		g = open_made("t.gguf");
+		w = gguf_tensor(g, "token_embd.weight");
+		assert_string_equal(gguf_dtype_name(w->dtype), block_types[t].dtype_name);
+		x = malloc(256 * 300 * sizeof(*x));
+		assert_non_null(x);
+		accel_row_expand(w->dtype, w->data, 256 * 300, x);
+		for (int i = 0; i < 256 * 300; i++)
+			squares += (double)x[i] * (double)x[i];
+		/* 2 / sqrt(256) is the standard deviation that the generator gives an embedding. */
+		assert_true(fabs(sqrt(squares / (256 * 300)) - 0.125) < 0.02);
+		free(x);
+		gguf_close(g);
 	}
 }
 
@@ -258,7 +317,7 @@ static void test_wrong_options(void **state)
 	    {"", 2},
 	    {"--embd 0 x.gguf", 2},
 	    {"--embd 10x x.gguf", 2},
-	    {"--dtype q4_0 x.gguf", 2},
+	    {"--dtype q8_k x.gguf", 2},
 	    {"--preset none x.gguf", 2},
 	    {"--unknown x.gguf", 2},
 	    {"x.gguf y.gguf", 2},
@@ -266,6 +325,7 @@ static void test_wrong_options(void **state)
 	    {"--heads 7 x.gguf", 1},
 	    {"--heads 4 --heads-kv 3 x.gguf", 1},
 	    {"--dtype q8_0 --embd 40 x.gguf", 1},
+	    {"--dtype q4_k --ff 640 x.gguf", 1},
 	    {"--embd 12 --heads 4 x.gguf", 1},
 	    {"--vocab-from /nonexistent x.gguf", 1},
 	    {"nowhere/x.gguf", 1},
@@ -303,10 +363,11 @@ static int remove_dir(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_f16),        cmocka_unit_test(test_bf16),
-	    cmocka_unit_test(test_q8_0),       cmocka_unit_test(test_weights),
-	    cmocka_unit_test(test_shapes),     cmocka_unit_test(test_seed),
-	    cmocka_unit_test(test_vocab_from), cmocka_unit_test(test_wrong_options),
+	    cmocka_unit_test(test_f16),           cmocka_unit_test(test_bf16),
+	    cmocka_unit_test(test_block_types),   cmocka_unit_test(test_weights),
+	    cmocka_unit_test(test_shapes),        cmocka_unit_test(test_seed),
+	    cmocka_unit_test(test_written_types), cmocka_unit_test(test_vocab_from),
+	    cmocka_unit_test(test_wrong_options),
 	};
 
 	return cmocka_run_group_tests(tests, make_dir, remove_dir);
