@@ -9,52 +9,15 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "model/sampler.h"
+#include "stage/core_priv.h"
+#include "stage/values.h"
 
-struct slot_state {
-	uint32_t len;     /* positions in the KV cache */
-	uint64_t batch;   /* number of the batch that named it last */
-	int32_t *history; /* [n_ctx] tokens by position; last stage only */
-};
-
-struct stage_core {
-	struct stage_core_cfg cfg;
-	struct model_graph *graph;
-	const struct accel_ops *ops;
-	struct accel *accel;
-	struct slot_state *slots;
-	struct accel_seq *seqs;   /* [ACT_MAX_SEQS] of the batch at hand */
-	struct act_seq *act_seqs; /* [ACT_MAX_SEQS] */
-	uint32_t *out_rows;       /* [max_tokens] */
-	float *logits;            /* [logit_rows, n_vocab] */
-	uint32_t logit_rows;
-	int32_t *tokens; /* [max_tokens] */
-	struct sampler_scratch *scratch;
-	uint32_t clock_id;
-	uint64_t batch; /* counts the batches looked at */
-	struct stage_core_stats stats;
-};
-
-/* Logits for sampling need a row a sequence; with cfg.logits set, a row a token. */
-static int alloc_core(struct stage_core *c)
+static int alloc_history(struct stage_core *c)
 {
-	uint32_t i, n_vocab = c->graph->hp.n_vocab;
+	uint32_t i;
 
-	c->slots = calloc(c->cfg.n_slots, sizeof(*c->slots));
-	c->seqs = calloc(ACT_MAX_SEQS, sizeof(*c->seqs));
-	c->act_seqs = calloc(ACT_MAX_SEQS, sizeof(*c->act_seqs));
-	c->out_rows = calloc(c->cfg.max_tokens, sizeof(*c->out_rows));
-	c->tokens = calloc(c->cfg.max_tokens, sizeof(*c->tokens));
-	if (c->slots == NULL || c->seqs == NULL || c->act_seqs == NULL || c->out_rows == NULL ||
-	    c->tokens == NULL)
-		return -ENOMEM;
-	if (!c->graph->has_head)
-		return 0;
-	c->logit_rows = c->cfg.logits != NULL ? c->cfg.max_tokens : ACT_MAX_SEQS;
-	if (c->logit_rows > c->cfg.max_tokens)
-		c->logit_rows = c->cfg.max_tokens;
-	c->logits = malloc((size_t)c->logit_rows * n_vocab * sizeof(float));
-	c->scratch = sampler_scratch_create(n_vocab);
-	if (c->logits == NULL || c->scratch == NULL)
+	c->scratch = sampler_scratch_create(c->graph->hp.n_vocab);
+	if (c->scratch == NULL)
 		return -ENOMEM;
 	for (i = 0; i < c->cfg.n_slots; i++) {
 		c->slots[i].history = calloc(c->cfg.n_ctx, sizeof(int32_t));
@@ -62,6 +25,48 @@ static int alloc_core(struct stage_core *c)
 			return -ENOMEM;
 	}
 	return 0;
+}
+
+/* Logits are of a row a sequence (or of a masked place); with cfg.logits set, of a row a token. */
+static int alloc_logits(struct stage_core *c)
+{
+	c->logit_rows = c->cfg.logits != NULL ? c->cfg.max_tokens : ACT_MAX_SEQS;
+	if (c->logit_rows > c->cfg.max_tokens)
+		c->logit_rows = c->cfg.max_tokens;
+	c->logits = malloc((size_t)c->logit_rows * c->graph->hp.n_vocab * sizeof(float));
+	return c->logits != NULL ? 0 : -ENOMEM;
+}
+
+static int alloc_core(struct stage_core *c)
+{
+	const struct model_hparams *hp = &c->graph->hp;
+	size_t rows = c->cfg.max_tokens;
+	bool generates = stage_is_last(c) && hp->task == MODEL_TASK_GENERATE;
+	int rc = 0;
+
+	c->slots = calloc(c->cfg.n_slots, sizeof(*c->slots));
+	c->seqs = calloc(ACT_MAX_SEQS, sizeof(*c->seqs));
+	c->act_seqs = calloc(ACT_MAX_SEQS, sizeof(*c->act_seqs));
+	c->n_results = calloc(ACT_MAX_SEQS, sizeof(*c->n_results));
+	c->out_rows = calloc(rows, sizeof(*c->out_rows));
+	c->tokens = calloc(rows, sizeof(*c->tokens));
+	c->x_in = malloc(rows * hp->n_embd * sizeof(float));
+	c->x_out = malloc(rows * hp->n_embd * sizeof(float));
+	if (c->slots == NULL || c->seqs == NULL || c->act_seqs == NULL || c->n_results == NULL ||
+	    c->out_rows == NULL || c->tokens == NULL || c->x_in == NULL || c->x_out == NULL)
+		return -ENOMEM;
+	if (generates)
+		rc = alloc_history(c);
+	if (rc == 0 && (generates || (stage_is_last(c) && hp->has_fill)))
+		rc = alloc_logits(c);
+	return rc;
+}
+
+static int32_t find_mask_token(const struct gguf *g, uint32_t n_vocab)
+{
+	uint32_t id;
+
+	return gguf_get_u32(g, "tokenizer.ggml.mask_token_id", &id) && id < n_vocab ? (int32_t)id : -1;
 }
 
 int stage_core_open(const struct stage_core_cfg *cfg, struct stage_core **core_out, struct ps_err *err)
@@ -74,6 +79,7 @@ int stage_core_open(const struct stage_core_cfg *cfg, struct stage_core **core_o
 	    .n_slots = cfg->n_slots,
 	    .n_ctx = cfg->n_ctx,
 	    .max_tokens = cfg->max_tokens,
+	    .kv = cfg->kv,
 	};
 	int rc;
 
@@ -84,6 +90,7 @@ int stage_core_open(const struct stage_core_cfg *cfg, struct stage_core **core_o
 	rc = model_graph_build(cfg->gguf, cfg->block_first, cfg->block_last, &c->graph, err);
 	if (rc != 0)
 		goto out_close;
+	c->mask_token = find_mask_token(cfg->gguf, c->graph->hp.n_vocab);
 	if (c->graph->hp.n_ctx_max != 0 && cfg->n_ctx > c->graph->hp.n_ctx_max) {
 		rc = ps_err_set(
 		    err, -EINVAL,
@@ -93,9 +100,10 @@ int stage_core_open(const struct stage_core_cfg *cfg, struct stage_core **core_o
 		goto out_close;
 	}
 	if (cfg->n_slots == 0 || cfg->n_slots > UINT16_MAX + 1u || cfg->n_ctx == 0 || cfg->max_tokens == 0 ||
-	    stage_core_max_bytes(c) == 0) {
-		rc = ps_err_set(err, -EINVAL, "%u slots of %u positions, %u rows a batch: out of range",
-				cfg->n_slots, cfg->n_ctx, cfg->max_tokens);
+	    stage_core_max_bytes(c) == 0 || cfg->act_dtype >= ACT_N_DTYPES) {
+		rc = ps_err_set(err, -EINVAL,
+				"%u slots of %u positions, %u rows a batch, wire type %u: out of range",
+				cfg->n_slots, cfg->n_ctx, cfg->max_tokens, (unsigned)cfg->act_dtype);
 		goto out_close;
 	}
 	c->ops = accel_find(cfg->device, err);
@@ -131,8 +139,11 @@ void stage_core_close(struct stage_core *c)
 	free(c->slots);
 	free(c->seqs);
 	free(c->act_seqs);
+	free(c->n_results);
 	free(c->out_rows);
 	free(c->tokens);
+	free(c->x_in);
+	free(c->x_out);
 	free(c->logits);
 	free(c);
 }
@@ -142,108 +153,46 @@ size_t stage_core_max_bytes(const struct stage_core *c)
 	return act_max_bytes(c->cfg.max_tokens, ACT_MAX_SEQS, c->graph->hp.n_embd);
 }
 
-static int check_seq(const struct stage_core *c, const struct act_seq *s, uint32_t i, struct ps_err *err)
-{
-	if (s->slot >= c->cfg.n_slots)
-		return ps_err_set(err, -EINVAL, "sequence %u: slot %u, this stage has %u", i, s->slot,
-				  c->cfg.n_slots);
-	if (s->n_tokens == 0 || (uint64_t)s->pos + s->n_tokens > c->cfg.n_ctx)
-		return ps_err_set(err, -EINVAL, "sequence %u: positions %u to %llu, the context holds %u", i,
-				  s->pos, (unsigned long long)s->pos + s->n_tokens, c->cfg.n_ctx);
-	if (s->pos > c->slots[s->slot].len)
-		return ps_err_set(err, -EINVAL, "sequence %u: starts at position %u, its cache ends at %u", i,
-				  s->pos, c->slots[s->slot].len);
-	/* Two runs of rows of one slot in a batch would be computed in no defined order. */
-	if (c->slots[s->slot].batch == c->batch)
-		return ps_err_set(err, -EINVAL, "sequence %u: slot %u is there twice", i, s->slot);
-	c->slots[s->slot].batch = c->batch;
-	return 0;
-}
-
-static int check_sampling(const struct act_seq *s, uint32_t i, struct sampler_params *p_out,
-			  struct ps_err *err)
-{
-	const char *bad;
-
-	*p_out = (struct sampler_params){
-	    .temperature = s->temperature,
-	    .top_k = s->top_k,
-	    .top_p = s->top_p,
-	    .min_p = s->min_p,
-	    .repeat_penalty = s->repeat_penalty,
-	    .repeat_last_n = s->repeat_last_n,
-	    .seed = s->seed,
-	};
-	bad = sampler_params_check(p_out);
-	return bad == NULL ? 0 : ps_err_set(err, -EINVAL, "sequence %u: %s", i, bad);
-}
-
-/* Fills seqs, act_seqs, tokens; after it the batch is safe to run. */
-static int check_batch(struct stage_core *c, const struct act *a, struct ps_err *err)
-{
-	const struct model_hparams *hp = &c->graph->hp;
-	enum act_kind want = c->graph->has_embed ? ACT_TOKENS : ACT_HIDDEN;
-	uint32_t i, want_width = c->graph->has_embed ? 0 : hp->n_embd;
-	struct sampler_params params;
-	int rc;
-
-	if (a->kind != want || a->width != want_width || a->dtype != ACT_F32)
-		return ps_err_set(err, -EINVAL,
-				  "batch of kind %u, width %u: this stage takes kind %u, width %u", a->kind,
-				  a->width, want, want_width);
-	if (a->block_next != c->cfg.block_first)
-		return ps_err_set(err, -EINVAL, "batch is for block %u, this stage runs %u to %u",
-				  a->block_next, c->cfg.block_first, c->cfg.block_last - 1);
-	if (a->n_rows == 0 || a->n_rows > c->cfg.max_tokens || a->n_seqs == 0 || a->n_hops >= ACT_MAX_HOPS)
-		return ps_err_set(err, -EINVAL, "batch of %u rows, %u sequences, %u hops: at most %u rows",
-				  a->n_rows, a->n_seqs, a->n_hops, c->cfg.max_tokens);
-	c->batch++;
-	for (i = 0; i < a->n_seqs; i++) {
-		struct act_seq *s = &c->act_seqs[i];
-
-		act_seq_get(a, i, s);
-		rc = check_seq(c, s, i, err);
-		if (rc == 0 && (s->flags & ACT_SEQ_SAMPLE) != 0)
-			rc = check_sampling(s, i, &params, err);
-		if (rc != 0)
-			return rc;
-		c->seqs[i] = (struct accel_seq){.slot = s->slot, .pos = s->pos, .n_tokens = s->n_tokens};
-	}
-	memcpy(c->tokens, a->tokens, (size_t)a->n_rows * sizeof(*c->tokens));
-	for (i = 0; i < a->n_rows; i++) {
-		if (c->tokens[i] < 0 || (uint32_t)c->tokens[i] >= hp->n_vocab)
-			return ps_err_set(err, -EINVAL, "row %u: token %d, the vocabulary has %u", i,
-					  c->tokens[i], hp->n_vocab);
-	}
-	return 0;
-}
-
+/* Positions of the rows whose logits are wanted: all for cfg.logits, else those that sample or are masked. */
 static uint32_t choose_out_rows(struct stage_core *c, const struct act *a)
 {
-	uint32_t i, row = 0, n = 0;
+	uint32_t i, k, row = 0, n = 0;
 
-	if (c->cfg.logits != NULL) {
-		for (i = 0; i < a->n_rows; i++)
-			c->out_rows[i] = i;
-		return a->n_rows;
-	}
 	for (i = 0; i < a->n_seqs; i++) {
-		row += c->act_seqs[i].n_tokens;
-		if ((c->act_seqs[i].flags & ACT_SEQ_SAMPLE) != 0)
-			c->out_rows[n++] = row - 1;
+		const struct act_seq *s = &c->act_seqs[i];
+
+		for (k = 0; k < s->n_tokens; k++, row++) {
+			bool sampled = (s->flags & ACT_SEQ_SAMPLE) != 0 && k + 1 == s->n_tokens;
+			bool masked = (s->flags & ACT_SEQ_FILL) != 0 && c->tokens[row] == c->mask_token;
+
+			if (sampled || masked || c->cfg.logits != NULL)
+				c->out_rows[n++] = row;
+		}
 	}
 	return n;
 }
 
-static int run_accel(struct stage_core *c, const struct act *a, float *out, uint32_t n_out,
+/* The activations that a batch came with, as float32: in the message itself if they are that. */
+static const float *batch_input(struct stage_core *c, const struct act *a)
+{
+	if (stage_graph(c, a->pass)->has_embed)
+		return NULL;
+	if (a->dtype == ACT_F32)
+		return (const float *)(const void *)a->payload;
+	act_decode(a->dtype, a->payload, a->n_rows, a->width, c->x_in);
+	return c->x_in;
+}
+
+static int run_accel(struct stage_core *c, const struct act *a, const float *x_in, float *out, uint32_t n_out,
 		     struct ps_err *err)
 {
 	struct accel_batch b = {
+	    .pass = (enum model_pass)a->pass,
 	    .n_tokens = a->n_rows,
 	    .n_seqs = a->n_seqs,
 	    .seqs = c->seqs,
 	    .tokens = c->tokens,
-	    .x_in = c->graph->has_embed ? NULL : (const float *)(const void *)a->payload,
+	    .x_in = x_in,
 	    .out_rows = c->out_rows,
 	    .n_out = n_out,
 	    .out = out,
@@ -260,7 +209,7 @@ static int run_accel(struct stage_core *c, const struct act *a, float *out, uint
 	return 0;
 }
 
-/* The cache and the history now hold the batch's rows. */
+/* The cache and the history now hold the batch's rows; an encode pass leaves the decoder's alone. */
 static void advance_slots(struct stage_core *c, const struct act *a)
 {
 	uint32_t i, row = 0;
@@ -269,6 +218,10 @@ static void advance_slots(struct stage_core *c, const struct act *a)
 		const struct act_seq *s = &c->act_seqs[i];
 		struct slot_state *slot = &c->slots[s->slot];
 
+		if (a->pass == ACT_PASS_ENCODE) {
+			slot->enc_len = s->n_tokens;
+			continue;
+		}
 		slot->len = s->pos + s->n_tokens;
 		if (slot->history != NULL)
 			memcpy(slot->history + s->pos, c->tokens + row,
@@ -277,7 +230,7 @@ static void advance_slots(struct stage_core *c, const struct act *a)
 	}
 }
 
-/* Turns the sequence table into results: position and id of the token chosen. */
+/* Turns the sequence table into results: position and id of the token chosen, -1 where none was asked for. */
 static void sample_batch(struct stage_core *c, const struct act *a)
 {
 	const uint32_t n_vocab = c->graph->hp.n_vocab;
@@ -293,7 +246,7 @@ static void sample_batch(struct stage_core *c, const struct act *a)
 		if ((s->flags & ACT_SEQ_SAMPLE) != 0) {
 			uint32_t logits_row = c->cfg.logits != NULL ? row - 1 : out++;
 
-			check_sampling(s, i, &params, NULL);
+			CHECK(stage_core_sampling(s, i, &params, NULL) == 0);
 			s->token =
 			    sampler_sample(&params, c->scratch, c->logits + (size_t)logits_row * n_vocab,
 					   n_vocab, slot->history, slot->len, slot->len);
@@ -320,60 +273,221 @@ static void finish_message(struct stage_core *c, struct act *o, const struct act
 	c->stats.compute_ns += hop->end_ns - hop->start_ns;
 }
 
-static int run_middle(struct stage_core *c, const struct act *in, struct act_hop *hop, uint8_t *out,
-		      size_t *len_out, uint8_t **hop_tx_out, struct ps_err *err)
+/* The shape of what answers a batch; the counts of rows and the payload are the caller's. */
+static struct act answer(const struct stage_core *c, const struct act *in, enum act_kind kind)
 {
-	struct act o = {
-	    .kind = ACT_HIDDEN,
+	return (struct act){
+	    .kind = kind,
+	    .pass = in->pass,
 	    .dtype = ACT_F32,
 	    .batch_id = in->batch_id,
-	    .n_rows = in->n_rows,
 	    .n_seqs = in->n_seqs,
 	    .n_hops = in->n_hops + 1,
-	    .width = c->graph->hp.n_embd,
 	    .block_next = c->cfg.block_last,
 	};
-	int rc = act_begin(&o, out, stage_core_max_bytes(c));
+}
 
-	if (rc == 0)
-		rc = run_accel(c, in, (float *)(void *)o.payload, 0, err);
+/* A batch that this stage has nothing to do for, but for its line in the hop table. */
+static int pass_on(struct stage_core *c, const struct act *in, struct act_hop *hop, uint8_t *out,
+		   size_t *len_out, uint8_t **hop_tx_out)
+{
+	struct act o = answer(c, in, in->kind);
+	int rc;
+
+	o.n_rows = in->n_rows;
+	o.block_next = in->block_next;
+	rc = act_begin(&o, out, stage_core_max_bytes(c));
 	if (rc != 0)
 		return rc;
-	advance_slots(c, in);
 	memcpy(o.tokens, c->tokens, (size_t)in->n_rows * sizeof(int32_t));
 	finish_message(c, &o, in, hop, hop_tx_out);
 	*len_out = o.len;
 	return 0;
 }
 
-static int run_last(struct stage_core *c, const struct act *in, struct act_hop *hop, uint8_t *out,
-		    size_t *len_out, uint8_t **hop_tx_out, struct ps_err *err)
+/* Activations for the next stage. What comes as the encoder's output goes on byte for byte, so that a lossy
+ * element type rounds it once, however many stages there are. */
+static int run_middle(struct stage_core *c, const struct act *in, struct act_hop *hop, uint8_t *out,
+		      size_t *len_out, uint8_t **hop_tx_out, struct ps_err *err)
 {
-	struct act o = {
-	    .kind = ACT_SAMPLED,
-	    .dtype = ACT_F32,
-	    .batch_id = in->batch_id,
-	    .n_seqs = in->n_seqs,
-	    .n_hops = in->n_hops + 1,
-	    .block_next = c->cfg.block_last,
-	};
-	uint32_t n_out = choose_out_rows(c, in);
+	bool forward = stage_forwards(c, in->pass);
+	struct act o = answer(c, in, ACT_HIDDEN);
+	bool in_place;
+	int rc;
+
+	o.dtype = forward ? in->dtype : c->cfg.act_dtype;
+	o.n_rows = in->n_rows;
+	o.width = c->graph->hp.n_embd;
+	in_place = !forward && o.dtype == ACT_F32;
+	rc = act_begin(&o, out, stage_core_max_bytes(c));
+	if (rc == 0)
+		rc = run_accel(c, in, batch_input(c, in), in_place ? (float *)(void *)o.payload : c->x_out, 0,
+			       err);
+	if (rc != 0)
+		return rc;
+	advance_slots(c, in);
+	if (forward)
+		memcpy(o.payload, in->payload, (size_t)in->n_rows * act_row_bytes(in->dtype, in->width));
+	else if (!in_place)
+		c->stats.cut_values += act_encode(o.dtype, c->x_out, o.n_rows, o.width, o.payload);
+	memcpy(o.tokens, c->tokens, (size_t)in->n_rows * sizeof(int32_t));
+	finish_message(c, &o, in, hop, hop_tx_out);
+	*len_out = o.len;
+	return 0;
+}
+
+/* How many result rows each sequence will have; their sum. */
+static uint32_t count_results(struct stage_core *c, const struct act *in)
+{
+	uint32_t i, k, row = 0, sum = 0;
+
+	for (i = 0; i < in->n_seqs; i++) {
+		const struct act_seq *s = &c->act_seqs[i];
+		uint32_t n = 0;
+
+		if ((s->flags & ACT_SEQ_EMBED) != 0)
+			n = (s->flags & ACT_SEQ_ROWS) != 0 ? s->n_tokens : 1;
+		for (k = 0; (s->flags & ACT_SEQ_FILL) != 0 && k < s->n_tokens; k++)
+			n += c->tokens[row + k] == c->mask_token;
+		c->n_results[i] = n;
+		row += s->n_tokens;
+		sum += n;
+	}
+	return sum;
+}
+
+/* x [in->n_rows, n_embd] to the rows asked for. */
+static void put_embeddings(struct stage_core *c, const struct act *in, const float *x, struct act *o)
+{
+	uint32_t i, k, width = o->width;
+	uint8_t *token = o->tokens;
+	float *to = (float *)(void *)o->payload; /* [o->n_rows, n_embd] */
+
+	for (i = 0; i < in->n_seqs; i++) {
+		const struct act_seq *s = &c->act_seqs[i];
+
+		if ((s->flags & ACT_SEQ_ROWS) != 0)
+			memcpy(to, x, (size_t)s->n_tokens * width * sizeof(float));
+		else if ((s->flags & ACT_SEQ_EMBED) != 0)
+			stage_pool(c->graph->hp.pooling, x, s->n_tokens, width, to);
+		for (k = 0; k < c->n_results[i]; k++, token += 4)
+			ps_store32(token, k);
+		to += (size_t)c->n_results[i] * width;
+		x += (size_t)s->n_tokens * width;
+	}
+}
+
+/* The logits of the batch's out_rows to the likeliest tokens of its masked places. */
+static void put_fills(struct stage_core *c, const struct act *in, struct act *o)
+{
+	float *to = (float *)(void *)o->payload; /* [o->n_rows, 2 * ACT_FILL_BEST] */
+	uint32_t i, k, row = 0, out = 0, n = 0;
+
+	for (i = 0; i < in->n_seqs; i++) {
+		const struct act_seq *s = &c->act_seqs[i];
+
+		for (k = 0; k < s->n_tokens; k++, row++) {
+			uint32_t at = c->cfg.logits != NULL ? row : out;
+
+			if ((s->flags & ACT_SEQ_FILL) == 0 || c->tokens[row] != c->mask_token)
+				continue;
+			stage_fill_best(c->logits + (size_t)at * c->graph->hp.n_vocab, c->graph->hp.n_vocab,
+					to + (size_t)n * o->width);
+			ps_store32(o->tokens + (size_t)n * 4, k);
+			out++;
+			n++;
+		}
+	}
+}
+
+/* Results that are rows of numbers: embeddings, or fill-mask results. */
+static int run_values(struct stage_core *c, const struct act *in, struct act_hop *hop, uint8_t *out,
+		      size_t *len_out, uint8_t **hop_tx_out, struct ps_err *err)
+{
+	bool fill = in->pass == ACT_PASS_FILL;
+	const float *x_in = batch_input(c, in);
+	struct act o = answer(c, in, ACT_VALUES);
+	uint32_t i, n_out = in->n_rows;
+	int rc;
+
+	o.n_rows = count_results(c, in);
+	o.width = fill ? 2 * ACT_FILL_BEST : c->graph->hp.n_embd;
+	if (fill)
+		n_out = choose_out_rows(c, in);
+	for (i = 0; !fill && i < n_out; i++)
+		c->out_rows[i] = i;
+	if (fill && n_out > c->logit_rows)
+		return ps_err_set(err, -EINVAL, "%u masked places in a batch, at most %u", n_out,
+				  c->logit_rows);
+	rc = act_begin(&o, out, stage_core_max_bytes(c));
+	if (rc == 0)
+		rc = run_accel(c, in, x_in, fill ? c->logits : c->x_out, n_out, err);
+	if (rc != 0)
+		return rc;
+	advance_slots(c, in);
+	if (fill && c->cfg.logits != NULL)
+		c->cfg.logits(c->cfg.logits_ctx, c->logits, n_out, c->graph->hp.n_vocab);
+	if (fill)
+		put_fills(c, in, &o);
+	else
+		put_embeddings(c, in, stage_forwards(c, in->pass) ? x_in : c->x_out, &o);
+	for (i = 0; i < in->n_seqs; i++) {
+		c->act_seqs[i].n_tokens = c->n_results[i];
+		c->act_seqs[i].token = -1;
+	}
+	finish_message(c, &o, in, hop, hop_tx_out);
+	*len_out = o.len;
+	return 0;
+}
+
+/* Tokens, or the end of an encode pass of which nothing is wanted. */
+static int run_sampled(struct stage_core *c, const struct act *in, struct act_hop *hop, uint8_t *out,
+		       size_t *len_out, uint8_t **hop_tx_out, struct ps_err *err)
+{
+	bool encode = in->pass == ACT_PASS_ENCODE;
+	struct act o = answer(c, in, ACT_SAMPLED);
+	uint32_t n_out = encode ? 0 : choose_out_rows(c, in);
 	int rc = act_begin(&o, out, stage_core_max_bytes(c));
 
 	if (rc == 0 && n_out > c->logit_rows)
 		rc =
 		    ps_err_set(err, -EINVAL, "%u rows of logits asked for, at most %u", n_out, c->logit_rows);
 	if (rc == 0)
-		rc = run_accel(c, in, c->logits, n_out, err);
+		rc = run_accel(c, in, batch_input(c, in), encode ? c->x_out : c->logits, n_out, err);
 	if (rc != 0)
 		return rc;
 	advance_slots(c, in);
-	if (c->cfg.logits != NULL)
+	if (!encode && c->cfg.logits != NULL)
 		c->cfg.logits(c->cfg.logits_ctx, c->logits, n_out, c->graph->hp.n_vocab);
 	sample_batch(c, in);
 	finish_message(c, &o, in, hop, hop_tx_out);
 	*len_out = o.len;
 	return 0;
+}
+
+static bool wants_values(const struct stage_core *c, const struct act *in)
+{
+	uint32_t i;
+
+	if (in->pass != ACT_PASS_ENCODE)
+		return c->graph->hp.task == MODEL_TASK_EMBED;
+	for (i = 0; i < in->n_seqs; i++) {
+		if ((c->act_seqs[i].flags & ACT_SEQ_EMBED) != 0)
+			return true;
+	}
+	return false;
+}
+
+static int run_batch(struct stage_core *c, const struct act *in, struct act_hop *hop, uint8_t *out,
+		     size_t *len_out, uint8_t **hop_tx_out, struct ps_err *err)
+{
+	if (stage_passes_on(c, in->pass))
+		return pass_on(c, in, hop, out, len_out, hop_tx_out);
+	if (!stage_is_last(c))
+		return run_middle(c, in, hop, out, len_out, hop_tx_out, err);
+	if (wants_values(c, in))
+		return run_values(c, in, hop, out, len_out, hop_tx_out, err);
+	return run_sampled(c, in, hop, out, len_out, hop_tx_out, err);
 }
 
 /* An error message carries the sequence table of the batch (if it could be read) and a text. */
@@ -383,6 +497,7 @@ static void write_error(struct stage_core *c, const struct act *in, struct act_h
 	char line[1100];
 	struct act o = {
 	    .kind = ACT_ERROR,
+	    .pass = in->pass,
 	    .dtype = ACT_BYTES,
 	    .batch_id = in->batch_id,
 	    .n_rows = 1,
@@ -430,10 +545,9 @@ void stage_core_run(struct stage_core *c, const uint8_t *msg, size_t len, uint64
 		return;
 	}
 	if (rc == 0)
-		rc = check_batch(c, &in, &err);
+		rc = stage_core_check(c, &in, &err);
 	if (rc == 0)
-		rc = c->graph->has_head ? run_last(c, &in, &hop, out, len_out, hop_tx_out, &err)
-					: run_middle(c, &in, &hop, out, len_out, hop_tx_out, &err);
+		rc = run_batch(c, &in, &hop, out, len_out, hop_tx_out, &err);
 	if (rc != 0) {
 		write_error(c, &in, &hop, err.msg, out, len_out, hop_tx_out);
 		return;

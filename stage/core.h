@@ -3,10 +3,12 @@
 #define PENSTOCK_STAGE_CORE_H
 /*
  * The compute side of a stage: takes one batch message, runs the stage's blocks
- * on its back end, and writes the message for the next process, hidden
- * activations or, on the last stage, sampled tokens. It holds the KV cache's
- * bookkeeping and the token history of each slot. Sans-I/O: the same code runs
- * in a stage process, in `eval` and in tests. Not for links or threads.
+ * on its back end, and writes the message for the next process: hidden
+ * activations or, on the last stage, sampled tokens or values (embeddings,
+ * fill-mask results). It holds the KV cache's bookkeeping and the token history of
+ * each slot. Sans-I/O: the same code runs in a stage process, in `eval` and in
+ * tests. Not for links or threads. The passes are described in
+ * dataplane/PROTOCOL.md.
  *
  * One thread calls all functions.
  */
@@ -27,8 +29,11 @@ struct stage_core_cfg {
 	uint32_t n_threads;
 	const int *cores; /* as accel_open_args */
 	uint32_t n_slots, n_ctx, max_tokens;
-	/* Last stage only: logits of every row, not just of those that sample (eval). Called with
-	 * logits [n_rows, n_vocab] of the batch's rows in order. */
+	enum accel_kv_dtype kv;
+	/* Of the activations that it sends; it takes any. */
+	enum act_dtype act_dtype;
+	/* Last stage only: logits of every row, not just of those that sample or are masked (eval). Called
+	 * with logits [n_rows, n_vocab] of the batch's rows in order, in passes that have logits. */
 	void (*logits)(void *ctx, const float *logits, uint32_t n_rows, uint32_t n_vocab);
 	void *logits_ctx;
 };
@@ -55,6 +60,7 @@ void stage_core_run(struct stage_core *c, const uint8_t *msg, size_t len, uint64
 struct stage_core_stats {
 	uint64_t batches, rows, errors;
 	uint64_t compute_ns;
+	uint64_t cut_values; /* activations too large for act_dtype, see dataplane/act_dtype.h */
 };
 void stage_core_stats(const struct stage_core *c, struct stage_core_stats *out);
 void stage_core_caps(const struct stage_core *c, struct accel_caps *out);

@@ -62,7 +62,8 @@ static void collect(void *ctx, const float *logits, uint32_t n_rows, uint32_t n_
 	c->n_logits += n;
 }
 
-static void open_chain(struct chain *c, uint32_t n, const char *device, bool want_logits)
+static void open_chain_of(struct chain *c, uint32_t n, const char *device, bool want_logits,
+			  enum act_dtype act_dtype)
 {
 	uint32_t cuts[MAX_CORES + 1], i;
 	struct ps_err err = {{0}};
@@ -81,6 +82,7 @@ static void open_chain(struct chain *c, uint32_t n, const char *device, bool wan
 		    .n_slots = N_SLOTS,
 		    .n_ctx = N_CTX,
 		    .max_tokens = MAX_TOKENS,
+		    .act_dtype = act_dtype,
 		    .logits = want_logits && i + 1 == n ? collect : NULL,
 		    .logits_ctx = c,
 		};
@@ -91,6 +93,11 @@ static void open_chain(struct chain *c, uint32_t n, const char *device, bool wan
 	c->cap = (stage_core_max_bytes(c->cores[0]) + 63) & ~(size_t)63;
 	for (i = 0; i < 2; i++)
 		assert_non_null(c->buf[i] = aligned_alloc(64, c->cap));
+}
+
+static void open_chain(struct chain *c, uint32_t n, const char *device, bool want_logits)
+{
+	open_chain_of(c, n, device, want_logits, ACT_F32);
 }
 
 static void close_chain(struct chain *c)
@@ -215,6 +222,76 @@ static void test_any_cut_is_bit_identical(void **state)
 	(void)state;
 	same_in_any_cut("cpu");
 	same_in_any_cut("cpu-ref");
+}
+
+/* Mean square of the difference over that of the wanted values. */
+static double error_of(const float *got, const float *want, size_t n)
+{
+	double diff = 0, all = 0;
+	size_t i;
+
+	for (i = 0; i < n; i++) {
+		diff += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]);
+		all += (double)want[i] * (double)want[i];
+	}
+	return diff / all;
+}
+
+/* Each element type on the wire: its error is there, and within what its bits promise; a single stage has
+ * none. */
+static void test_element_types_on_the_wire(void **state)
+{
+	static const double least[ACT_N_DTYPES] = {-1, 1e-10, 1e-8, 1e-8};
+	static const double most[ACT_N_DTYPES] = {0, 1e-6, 1e-4, 1e-3};
+	const struct part p = {.slot = 0, .pos = 0, .n = 10, .tokens = prompt_a};
+	struct chain want, got;
+	struct stage_core_stats st;
+	uint32_t t, n;
+
+	(void)state;
+	open_chain(&want, 1, "cpu", true);
+	run_chain(&want, write_batch(want.buf[0], want.cap, &p, 1));
+	for (t = 0; t < ACT_N_DTYPES; t++) {
+		for (n = 1; n <= MAX_CORES; n++) {
+			double e;
+
+			open_chain_of(&got, n, "cpu", true, (enum act_dtype)t);
+			run_chain(&got, write_batch(got.buf[0], got.cap, &p, 1));
+			assert_int_equal(got.n_logits, want.n_logits);
+			e = error_of(got.logits, want.logits, want.n_logits);
+			if (n == 1 ? e != 0 : e <= least[t] || e > most[t])
+				fail_msg("%s, %u stages: error %g", act_dtype_name((enum act_dtype)t), n, e);
+			stage_core_stats(got.cores[0], &st);
+			assert_int_equal(st.cut_values, 0);
+			close_chain(&got);
+		}
+	}
+	close_chain(&want);
+}
+
+/* A stage takes any element type, whatever it sends itself. */
+static void test_mixed_element_types(void **state)
+{
+	const struct part p = {.slot = 0, .pos = 0, .n = 10, .tokens = prompt_a};
+	struct chain q8, f32;
+	uint8_t *hop_tx;
+	struct ps_err err;
+	struct act a;
+	size_t len;
+
+	(void)state;
+	open_chain_of(&q8, 2, "cpu", false, ACT_Q8);
+	open_chain(&f32, 2, "cpu", false);
+	len = write_batch(q8.buf[0], q8.cap, &p, 1);
+	stage_core_run(q8.cores[0], q8.buf[0], len, 1, f32.buf[0], &len, &hop_tx);
+	assert_int_equal(act_parse(f32.buf[0], len, &a, &err), 0);
+	assert_true(a.kind == ACT_HIDDEN && a.dtype == ACT_Q8 && a.width == 128);
+	assert_int_equal(len - (size_t)(a.payload - f32.buf[0]), 10 * 128 / 32 * 34);
+	stage_core_run(f32.cores[1], f32.buf[0], len, 1, f32.buf[1], &len, &hop_tx);
+	assert_int_equal(act_parse(f32.buf[1], len, &a, &err), 0);
+	token_of(&a, 0);
+	close_chain(&q8);
+	close_chain(&f32);
 }
 
 /* Two sequences that share batches give what each gives alone, to the bit. */
@@ -356,6 +433,36 @@ static void test_refuses_bad_batches(void **state)
 	free(big);
 	/* And the stage works as if nothing had been. */
 	generate(&c, 0, prompt_a, 10, 3, out);
+	close_chain(&c);
+}
+
+/* What a model of one pass that gives next tokens cannot give. */
+static void test_refuses_other_passes(void **state)
+{
+	static const struct {
+		const char *part;
+		enum act_pass pass;
+		uint16_t flags;
+	} cases[] = {
+	    {"an encode pass", ACT_PASS_ENCODE, 0},
+	    {"masked-language-model head", ACT_PASS_FILL, ACT_SEQ_FILL},
+	    {"embeddings are asked for", ACT_PASS_MAIN, ACT_SEQ_EMBED},
+	    {"embeddings are asked for", ACT_PASS_MAIN, ACT_SEQ_ROWS},
+	    {"send a fill pass", ACT_PASS_MAIN, ACT_SEQ_FILL},
+	    {"embeddings are asked for", ACT_PASS_MAIN, ACT_SEQ_SAMPLE | ACT_SEQ_EMBED},
+	};
+	const struct part p = {.slot = 0, .pos = 0, .n = 10, .tokens = prompt_a};
+	struct chain c;
+	size_t i, len;
+
+	(void)state;
+	open_chain(&c, 2, "cpu", false);
+	for (i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		len = write_batch(c.buf[0], c.cap, &p, 1);
+		c.buf[0][7] = (uint8_t)cases[i].pass;
+		ps_store16(c.buf[0] + 64 + 6, cases[i].flags);
+		expect_error(&c, len, cases[i].part);
+	}
 	close_chain(&c);
 }
 
@@ -510,8 +617,9 @@ static void test_refuses_bad_configurations(void **state)
 	uint32_t i;
 
 	(void)state;
-	for (i = 0; i < 7; i++) {
+	for (i = 0; i < 8; i++) {
 		cfg = good;
+		cfg.act_dtype = i == 7 ? ACT_N_DTYPES : cfg.act_dtype;
 		cfg.device = i == 0 ? "no-such" : cfg.device;
 		cfg.block_last = i == 1 ? 99 : cfg.block_last;
 		cfg.block_first = i == 2 ? 2 : cfg.block_first;
@@ -529,10 +637,13 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_any_cut_is_bit_identical),
+	    cmocka_unit_test(test_element_types_on_the_wire),
+	    cmocka_unit_test(test_mixed_element_types),
 	    cmocka_unit_test(test_interleaved_sequences),
 	    cmocka_unit_test(test_pieces_and_reuse),
 	    cmocka_unit_test(test_hops),
 	    cmocka_unit_test(test_refuses_bad_batches),
+	    cmocka_unit_test(test_refuses_other_passes),
 	    cmocka_unit_test(test_refuses_other_messages),
 	    cmocka_unit_test(test_passes_errors_on),
 	    cmocka_unit_test(test_error_fits_small_messages),
