@@ -2,12 +2,9 @@
 #include "accel/host.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-
-#include "accel/weights.h"
 
 #define HUGE_BYTES (2ull << 20)
 
@@ -46,9 +43,10 @@ int accel_slots_init(struct accel_slots *s, const struct accel_open_args *args)
 	*s = (struct accel_slots){
 	    .n_slots = args->n_slots, .n_ctx = args->n_ctx, .max_tokens = args->max_tokens};
 	s->len = calloc(args->n_slots, sizeof(*s->len));
+	s->enc_len = calloc(args->n_slots, sizeof(*s->enc_len));
 	s->next = calloc(args->n_slots, sizeof(*s->next));
 	s->rows = calloc(args->max_tokens, sizeof(*s->rows));
-	if (s->len != NULL && s->next != NULL && s->rows != NULL)
+	if (s->len != NULL && s->enc_len != NULL && s->next != NULL && s->rows != NULL)
 		return 0;
 	accel_slots_fini(s);
 	return -ENOMEM;
@@ -57,14 +55,24 @@ int accel_slots_init(struct accel_slots *s, const struct accel_open_args *args)
 void accel_slots_fini(struct accel_slots *s)
 {
 	free(s->len);
+	free(s->enc_len);
 	free(s->next);
 	free(s->rows);
 	*s = (struct accel_slots){0};
 }
 
+bool accel_host_pass_whole(const struct model_graph *pass)
+{
+	for (uint32_t i = 0; i < pass->n_ops; i++)
+		if (pass->ops[i].kind == MODEL_OP_ATTN && !pass->ops[i].causal && !pass->ops[i].cross)
+			return true;
+	return false;
+}
+
 /* One run of rows; extends next[] of its slot. A slot may come twice in a batch as long as the
  * second run goes on where the first ended: attention sees all rows of the batch appended. */
-static int check_seq(struct accel_slots *s, const struct accel_seq *seq, bool seen_in_batch, uint32_t row)
+static int check_seq(struct accel_slots *s, const struct accel_seq *seq, bool seen_in_batch, uint32_t row,
+		     uint32_t kv_first)
 {
 	uint32_t end;
 
@@ -76,7 +84,8 @@ static int check_seq(struct accel_slots *s, const struct accel_seq *seq, bool se
 		return -EINVAL;
 	s->next[seq->slot] = end;
 	for (uint32_t i = 0; i < seq->n_tokens; i++)
-		s->rows[row + i] = (struct accel_row){.slot = seq->slot, .pos = seq->pos + i, .seq_end = end};
+		s->rows[row + i] = (struct accel_row){
+		    .slot = seq->slot, .pos = seq->pos + i, .seq_end = end, .kv_first = kv_first};
 	return 0;
 }
 
@@ -88,15 +97,21 @@ static bool came_before(const struct accel_batch *b, uint32_t i)
 	return false;
 }
 
-static int check_seqs(struct accel_slots *s, const struct accel_batch *b)
+/* `whole`: each sequence starts at 0, and so a slot comes once. */
+static int check_seqs(struct accel_slots *s, const struct accel_batch *b, bool whole, bool decoder)
 {
-	uint32_t row = 0;
+	uint32_t row = 0, kv_first = 0;
 
-	memcpy(s->next, s->len, s->n_slots * sizeof(*s->next));
 	for (uint32_t i = 0; i < b->n_seqs; i++) {
-		if (row >= b->n_tokens || check_seq(s, &b->seqs[i], came_before(b, i), row) != 0)
+		const struct accel_seq *seq = &b->seqs[i];
+
+		if (row >= b->n_tokens || (whole && seq->pos != 0) ||
+		    check_seq(s, seq, came_before(b, i), row, kv_first) != 0)
 			return -EINVAL;
-		row += b->seqs[i].n_tokens;
+		if (decoder && s->enc_len[seq->slot] == 0)
+			return -EINVAL;
+		row += seq->n_tokens;
+		kv_first += (seq->n_tokens + ACCEL_KV_TILE - 1) / ACCEL_KV_TILE * ACCEL_KV_TILE;
 	}
 	return row == b->n_tokens ? 0 : -EINVAL;
 }
@@ -104,7 +119,7 @@ static int check_seqs(struct accel_slots *s, const struct accel_batch *b)
 /* Token ids and positions index the embedding tables. */
 static int check_tokens(const struct accel_slots *s, const struct model_graph *g, const struct accel_batch *b)
 {
-	const struct model_op *embed = &g->ops[0];
+	const struct model_op *embed = g->ops;
 
 	if (!g->has_embed)
 		return b->x_in != NULL ? 0 : -EINVAL;
@@ -119,10 +134,11 @@ static int check_tokens(const struct accel_slots *s, const struct model_graph *g
 	return 0;
 }
 
+/* The last range of an encode pass has no one to hand its activations to: `out` may be NULL there. */
 static int check_outputs(const struct model_graph *g, const struct accel_batch *b)
 {
 	if (!g->has_head)
-		return b->out != NULL ? 0 : -EINVAL;
+		return b->out != NULL || b->pass == MODEL_PASS_ENCODE ? 0 : -EINVAL;
 	if (b->n_out > b->n_tokens || (b->n_out > 0 && (b->out_rows == NULL || b->out == NULL)))
 		return -EINVAL;
 	for (uint32_t i = 0; i < b->n_out; i++) {
@@ -134,14 +150,25 @@ static int check_outputs(const struct model_graph *g, const struct accel_batch *
 	return 0;
 }
 
-int accel_slots_begin(struct accel_slots *s, const struct model_graph *g, const struct accel_batch *b)
+int accel_slots_begin(struct accel_slots *s, const struct model_graph *g, const struct accel_batch *b,
+		      const struct model_graph **pass_out)
 {
+	const struct model_graph *pass;
+	bool encode = b->pass == MODEL_PASS_ENCODE, whole;
+	uint32_t *len = encode ? s->enc_len : s->len;
+
+	if ((unsigned)b->pass >= MODEL_N_PASSES || (pass = model_graph_pass(g, b->pass)) == NULL)
+		return -EINVAL;
 	if (b->n_tokens == 0 || b->n_tokens > s->max_tokens || b->n_seqs == 0 || b->n_seqs > b->n_tokens ||
 	    b->seqs == NULL)
 		return -EINVAL;
-	if (check_seqs(s, b) != 0 || check_tokens(s, g, b) != 0 || check_outputs(g, b) != 0)
+	memcpy(s->next, len, s->n_slots * sizeof(*s->next));
+	whole = b->pass != MODEL_PASS_MAIN || accel_host_pass_whole(pass);
+	if (check_seqs(s, b, whole, !encode && g->encode != NULL) != 0 || check_tokens(s, pass, b) != 0 ||
+	    check_outputs(pass, b) != 0)
 		return -EINVAL;
-	memcpy(s->len, s->next, s->n_slots * sizeof(*s->len));
+	memcpy(len, s->next, s->n_slots * sizeof(*len));
+	*pass_out = pass;
 	return 0;
 }
 
@@ -158,79 +185,7 @@ uint32_t accel_slots_copy(struct accel_slots *s, uint32_t from, uint32_t to, uin
 	if (n > s->len[from])
 		n = s->len[from];
 	s->len[to] = n;
+	if (n > 0)
+		s->enc_len[to] = s->enc_len[from];
 	return n;
-}
-
-static uint32_t round_up(uint32_t n, uint32_t to)
-{
-	return (n + to - 1) / to * to;
-}
-
-static int kv_layer_init(struct accel_kv *kv, const struct model_op *op, uint32_t pad)
-{
-	struct accel_kv_layer *l = accel_kv_layer_of(kv, op->layer);
-	uint64_t positions;
-
-	l->n_heads_kv = op->n_heads_kv;
-	l->k_dim = op->head_dim;
-	l->v_dim = op->head_dim_v;
-	l->k_pad = round_up(l->k_dim, pad);
-	l->v_pad = round_up(l->v_dim, pad);
-	if (__builtin_mul_overflow((uint64_t)kv->n_slots * l->n_heads_kv, (uint64_t)kv->n_ctx_pad,
-				   &positions))
-		return -ENOMEM;
-	l->k = accel_host_alloc(positions, l->k_pad * sizeof(float));
-	l->v = accel_host_alloc(positions, l->v_pad * sizeof(float));
-	if (l->k == NULL || l->v == NULL)
-		return -ENOMEM;
-	kv->bytes += positions * (l->k_pad + l->v_pad) * sizeof(float);
-	return 0;
-}
-
-int accel_kv_init(struct accel_kv *kv, const struct model_graph *g, const struct accel_open_args *args,
-		  uint32_t pad)
-{
-	*kv = (struct accel_kv){.block_first = g->block_first,
-				.n_layers = g->block_last - g->block_first,
-				.n_slots = args->n_slots,
-				.n_ctx_pad = round_up(args->n_ctx, 4)};
-	kv->layers = calloc(kv->n_layers, sizeof(*kv->layers));
-	if (kv->layers == NULL)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < g->n_ops; i++) {
-		if (g->ops[i].kind != MODEL_OP_ATTN)
-			continue;
-		if (kv_layer_init(kv, &g->ops[i], pad) != 0) {
-			accel_kv_fini(kv);
-			return -ENOMEM;
-		}
-	}
-	return 0;
-}
-
-void accel_kv_fini(struct accel_kv *kv)
-{
-	for (uint32_t i = 0; kv->layers != NULL && i < kv->n_layers; i++) {
-		struct accel_kv_layer *l = &kv->layers[i];
-		uint64_t positions = (uint64_t)kv->n_slots * l->n_heads_kv * kv->n_ctx_pad;
-
-		accel_host_free(l->k, positions, l->k_pad * sizeof(float));
-		accel_host_free(l->v, positions, l->v_pad * sizeof(float));
-	}
-	free(kv->layers);
-	*kv = (struct accel_kv){0};
-}
-
-void accel_kv_copy(struct accel_kv *kv, uint32_t from, uint32_t to, uint32_t n)
-{
-	for (uint32_t i = 0; n > 0 && i < kv->n_layers; i++) {
-		const struct accel_kv_layer *l = &kv->layers[i];
-
-		for (uint32_t h = 0; h < l->n_heads_kv; h++) {
-			memcpy(accel_kv_k(kv, l, to, h), accel_kv_k(kv, l, from, h),
-			       (size_t)n * l->k_pad * sizeof(float));
-			memcpy(accel_kv_v(kv, l, to, h), accel_kv_v(kv, l, from, h),
-			       (size_t)n * l->v_pad * sizeof(float));
-		}
-	}
 }

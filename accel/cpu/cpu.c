@@ -43,29 +43,70 @@ static void measure_moe(struct cpu_moe *moe, const struct model_op *op)
 	moe->n_out = max_u32(moe->n_out, op->width);
 }
 
-/* The longest of every kind of scratch vector. */
-static void measure(struct accel *a)
+/* Whether out_buf is written by the last operation and used by no other: then no one needs its padding
+ * and it can be the caller's memory. */
+static bool writes_directly(const struct model_graph *g)
 {
-	const struct model_graph *g = a->graph;
-	uint32_t longest = 1;
-
-	for (uint32_t i = 0; i < g->n_bufs; i++)
-		if (i != g->out_buf || !g->has_head)
-			longest = max_u32(longest, g->buf_width[i]);
+	if (!g->has_head)
+		return false;
 	for (uint32_t i = 0; i < g->n_ops; i++) {
 		const struct model_op *op = &g->ops[i];
 
+		if (op->src0 == g->out_buf || op->src1 == g->out_buf || op->src2 == g->out_buf ||
+		    (op->dst == g->out_buf && i + 1 < g->n_ops))
+			return false;
+	}
+	return true;
+}
+
+static void measure_pass(struct accel *a, const struct model_graph *g, uint32_t *longest)
+{
+	for (uint32_t i = 0; i < g->n_ops; i++) {
+		const struct model_op *op = &g->ops[i];
+
+		if (op->kind == MODEL_OP_MATMUL)
+			*longest = max_u32(*longest, (uint32_t)op->w->ne[0]);
 		if (op->kind == MODEL_OP_MOE) {
 			measure_moe(&a->moe, op);
-			longest = max_u32(longest, a->moe.n_ff);
+			*longest = max_u32(*longest, max_u32(a->moe.n_in, a->moe.n_ff));
 		}
 		if (op->kind == MODEL_OP_ATTN)
 			a->head_pad =
 			    max_u32(a->head_pad, (uint32_t)cpu_pad(max_u32(op->head_dim, op->head_dim_v)));
-		a->has_rope |= op->kind == MODEL_OP_ROPE;
+		if (op->kind == MODEL_OP_ROPE)
+			a->rope[op->rope_swa].params =
+			    op->rope_swa ? &a->graph->hp.rope_swa : &a->graph->hp.rope;
 	}
+}
+
+/* The longest of every kind of scratch vector. */
+static void measure(struct accel *a)
+{
+	uint32_t longest = 1;
+
+	for (unsigned pass = 0; pass < MODEL_N_PASSES; pass++) {
+		const struct model_graph *g = model_graph_pass(a->graph, (enum model_pass)pass);
+
+		if (g == NULL)
+			continue;
+		measure_pass(a, g, &longest);
+		a->direct[pass] = writes_directly(g);
+	}
+	a->head_pad = (a->head_pad + ACCEL_KV_BLOCK - 1) / ACCEL_KV_BLOCK * ACCEL_KV_BLOCK;
 	a->ldp = cpu_ld(longest);
-	a->n_scores = (uint32_t)cpu_pad(a->slots.n_ctx);
+}
+
+static bool pass_uses(const struct model_graph *g, bool direct, uint32_t buf)
+{
+	if (g == NULL || (direct && buf == g->out_buf))
+		return false;
+	if (buf == MODEL_BUF_X)
+		return true;
+	for (uint32_t i = 0; i < g->n_ops; i++)
+		if (g->ops[i].dst == buf || g->ops[i].src0 == buf || g->ops[i].src1 == buf ||
+		    g->ops[i].src2 == buf)
+			return true;
+	return false;
 }
 
 static int init_bufs(struct accel *a)
@@ -73,14 +114,14 @@ static int init_bufs(struct accel *a)
 	const struct model_graph *g = a->graph;
 
 	for (uint32_t i = 0; i < g->n_bufs; i++) {
-		if (g->has_head && i == g->out_buf)
-			continue; /* logits go straight to the caller's memory */
-		if (buf_init(a, &a->bufs[i], g->buf_width[i]) != 0)
+		bool used = false;
+
+		for (unsigned pass = 0; pass < MODEL_N_PASSES; pass++)
+			used |= pass_uses(model_graph_pass(g, (enum model_pass)pass), a->direct[pass], i);
+		if (used && buf_init(a, &a->bufs[i], g->buf_width[i]) != 0)
 			return -ENOMEM;
 	}
-	if (g->has_embed && g->ops[0].w2 != NULL)
-		return buf_init(a, &a->embed2, g->ops[0].width);
-	return 0;
+	return buf_init(a, &a->embed2, g->buf_width[MODEL_BUF_X]);
 }
 
 static int init_moe(struct accel *a)
@@ -109,6 +150,31 @@ static int init_q8(struct accel *a)
 	return q8->q != NULL && q8->scale != NULL && q8->bias != NULL ? 0 : -ENOMEM;
 }
 
+/* Floats of the scratch of attention, which is one piece. */
+static uint64_t attention_floats(const struct accel *a)
+{
+	uint64_t head = a->head_pad;
+
+	return 2 * KERN_QUERIES * head + 4 * ACCEL_KV_TILE + 2 * head * ACCEL_KV_TILE +
+	       head / ACCEL_KV_BLOCK * ACCEL_KV_TILE;
+}
+
+static int init_attention(struct accel *a, struct cpu_thread *t)
+{
+	uint64_t head = a->head_pad;
+
+	t->queries = scratch(a, KERN_QUERIES, sizeof(*t->queries));
+	t->q = scratch(a, attention_floats(a), sizeof(float));
+	if (t->queries == NULL || t->q == NULL)
+		return -ENOMEM;
+	t->acc = t->q + KERN_QUERIES * head;
+	t->scores = t->acc + KERN_QUERIES * head;
+	t->k_expanded = t->scores + 4 * ACCEL_KV_TILE;
+	t->v_expanded = t->k_expanded + head * ACCEL_KV_TILE;
+	t->scales = t->v_expanded + head * ACCEL_KV_TILE;
+	return 0;
+}
+
 static int init_threads(struct accel *a)
 {
 	uint32_t n = pool_n_threads(a->pool);
@@ -121,9 +187,7 @@ static int init_threads(struct accel *a)
 
 		t->panel = scratch(a, KERN_PANEL, a->ldp * sizeof(float));
 		t->sums = scratch(a, KERN_PANEL * KERN_COLS, a->kern->lanes * sizeof(float));
-		t->scores = scratch(a, a->n_scores, sizeof(float));
-		t->head = scratch(a, 2, a->head_pad * sizeof(float));
-		if (t->panel == NULL || t->sums == NULL || t->scores == NULL || t->head == NULL)
+		if (t->panel == NULL || t->sums == NULL || init_attention(a, t) != 0)
 			return -ENOMEM;
 	}
 	return 0;
@@ -131,16 +195,30 @@ static int init_threads(struct accel *a)
 
 static int init_rope(struct accel *a)
 {
-	uint32_t n_rot = a->graph->hp.rope.n_rot;
+	for (int i = 0; i < 2; i++) {
+		struct cpu_rope *rope = &a->rope[i];
 
-	if (!a->has_rope)
-		return 0;
-	a->freqs = scratch(a, n_rot / 2, sizeof(double));
-	a->rope = scratch(a, a->slots.max_tokens, n_rot * sizeof(float));
-	if (a->freqs == NULL || a->rope == NULL)
-		return -ENOMEM;
-	model_rope_freqs(&a->graph->hp.rope, a->slots.n_ctx, a->freqs);
+		if (rope->params == NULL)
+			continue;
+		rope->freqs = scratch(a, rope->params->n_rot / 2, sizeof(double));
+		rope->table = scratch(a, a->slots.max_tokens, rope->params->n_rot * sizeof(float));
+		if (rope->freqs == NULL || rope->table == NULL)
+			return -ENOMEM;
+		model_rope_freqs(rope->params, a->slots.n_ctx, rope->freqs);
+	}
 	return 0;
+}
+
+static void fini_rope(struct accel *a)
+{
+	for (int i = 0; i < 2; i++) {
+		struct cpu_rope *rope = &a->rope[i];
+
+		if (rope->params == NULL)
+			continue;
+		accel_host_free(rope->freqs, rope->params->n_rot / 2, sizeof(double));
+		accel_host_free(rope->table, a->slots.max_tokens, rope->params->n_rot * sizeof(float));
+	}
 }
 
 static void fini_threads(struct accel *a)
@@ -152,15 +230,15 @@ static void fini_threads(struct accel *a)
 
 		accel_host_free(t->panel, KERN_PANEL, a->ldp * sizeof(float));
 		accel_host_free(t->sums, KERN_PANEL * KERN_COLS, a->kern->lanes * sizeof(float));
-		accel_host_free(t->scores, a->n_scores, sizeof(float));
-		accel_host_free(t->head, 2, a->head_pad * sizeof(float));
+		accel_host_free(t->queries, KERN_QUERIES, sizeof(*t->queries));
+		accel_host_free(t->q, attention_floats(a), sizeof(float));
 	}
 	free(a->threads);
 }
 
 static void cpu_close(struct accel *a)
 {
-	uint32_t rows = a->slots.max_tokens, n_rot = a->graph->hp.rope.n_rot;
+	uint32_t rows = a->slots.max_tokens;
 
 	fini_threads(a);
 	for (uint32_t i = 0; i < MODEL_MAX_BUFS; i++)
@@ -175,8 +253,8 @@ static void cpu_close(struct accel *a)
 	accel_host_free(a->q8.q, rows, a->q8.ldq);
 	accel_host_free(a->q8.scale, rows, a->q8.lds * sizeof(float));
 	accel_host_free(a->q8.bias, rows, a->q8.lds * sizeof(int32_t));
-	accel_host_free(a->freqs, n_rot / 2, sizeof(double));
-	accel_host_free(a->rope, rows, n_rot * sizeof(float));
+	fini_rope(a);
+	cpu_attention_fini(a);
 	accel_kv_fini(&a->kv);
 	accel_slots_fini(&a->slots);
 	if (a->pool != NULL)
@@ -188,8 +266,9 @@ static int init_memory(struct accel *a, const struct accel_open_args *args, stru
 {
 	if (accel_slots_init(&a->slots, args) == 0) {
 		measure(a);
-		if (accel_kv_init(&a->kv, a->graph, args, KERN_PAD) == 0 && init_bufs(a) == 0 &&
-		    init_moe(a) == 0 && init_q8(a) == 0 && init_threads(a) == 0 && init_rope(a) == 0)
+		if (accel_kv_init(&a->kv, a->graph, args) == 0 && init_bufs(a) == 0 && init_moe(a) == 0 &&
+		    init_q8(a) == 0 && init_threads(a) == 0 && init_rope(a) == 0 &&
+		    cpu_attention_init(a) == 0)
 			return 0;
 	}
 	return ps_err_set(err, -ENOMEM,
@@ -233,40 +312,40 @@ static void cpu_caps(const struct accel *a, struct accel_caps *out)
 	snprintf(out->isa, sizeof(out->isa), "%s", a->kern->isa);
 }
 
-static void run(struct accel *a, const struct accel_batch *b)
+static void run(struct accel *a, const struct model_graph *g, const struct accel_batch *b)
 {
-	const struct model_graph *g = a->graph;
 	uint32_t n_rows = b->n_tokens, n_embd = g->buf_width[MODEL_BUF_X];
 
 	for (uint32_t r = 0; !g->has_embed && r < n_rows; r++)
 		memcpy(cpu_row(&a->bufs[MODEL_BUF_X], r), b->x_in + (size_t)r * n_embd,
 		       n_embd * sizeof(float));
-	if (a->has_rope)
-		cpu_rope_table(a, n_rows);
+	if (g->n_ops > 0)
+		cpu_rope_tables(a, n_rows);
 	for (uint32_t i = 0; i < g->n_ops; i++) {
 		if (g->ops[i].kind == MODEL_OP_SELECT_ROWS)
 			n_rows = b->n_out;
 		cpu_run_op(a, &g->ops[i], b, n_rows);
 	}
-	for (uint32_t r = 0; !g->has_head && r < n_rows; r++)
-		memcpy(b->out + (size_t)r * n_embd, cpu_row(&a->bufs[MODEL_BUF_X], r),
-		       n_embd * sizeof(float));
+	for (uint32_t r = 0; !a->direct[b->pass] && b->out != NULL && r < n_rows; r++)
+		memcpy(b->out + (size_t)r * g->out_width, cpu_row(&a->bufs[g->out_buf], r),
+		       g->out_width * sizeof(float));
 }
 
 static int cpu_submit(struct accel *a, const struct accel_batch *b)
 {
-	const struct model_graph *g = a->graph;
-	int rc = accel_slots_begin(&a->slots, g, b);
+	const struct model_graph *g;
+	int rc = accel_slots_begin(&a->slots, a->graph, b, &g);
+	struct cpu_buf saved;
 
 	if (rc != 0)
 		return rc;
-	if (g->has_head)
+	saved = a->bufs[g->out_buf];
+	if (a->direct[b->pass])
 		a->bufs[g->out_buf] = (struct cpu_buf){.p = b->out, .ld = g->out_width};
 	pool_begin(a->pool);
-	run(a, b);
+	run(a, g, b);
 	pool_end(a->pool);
-	if (g->has_head)
-		a->bufs[g->out_buf] = (struct cpu_buf){0};
+	a->bufs[g->out_buf] = saved;
 	a->done++;
 	return 0;
 }

@@ -20,10 +20,14 @@ struct cpu_buf {
 
 /* Scratch of one thread. */
 struct cpu_thread {
-	float *panel;  /* [KERN_PANEL, ldp] expanded rows of weights, or 4 of Q8_0 */
-	float *sums;   /* [KERN_PANEL * KERN_COLS * lanes] */
-	float *scores; /* [n_ctx rounded up to KERN_PAD] */
-	float *head;   /* [2, longest head] a query and a result, padded */
+	float *panel; /* [KERN_PANEL, ldp] expanded rows of weights, or 4 of Q8_0 */
+	float *sums;  /* [KERN_PANEL * KERN_COLS * lanes] */
+	/* Attention, see struct kern_attn: */
+	struct kern_query *queries;     /* [KERN_QUERIES] */
+	float *q, *acc;                 /* [KERN_QUERIES, longest head, padded] */
+	float *scores;                  /* [4, ACCEL_KV_TILE] */
+	float *k_expanded, *v_expanded; /* [longest head, padded, ACCEL_KV_TILE] */
+	float *scales;                  /* the same number of blocks, ACCEL_KV_TILE */
 };
 
 /* The input of a product rounded to 8 bits, for Q8_0 weights. */
@@ -43,6 +47,24 @@ struct cpu_moe {
 	uint32_t n_experts, n_in, n_ff, n_out; /* the most of any operation */
 };
 
+/* Rows of a batch that follow each other in a sequence. */
+struct cpu_block {
+	uint32_t row, n_rows;
+};
+
+/* The relative biases of an operation, and of all with the same tensor, by distance and not by bucket. */
+struct cpu_rel {
+	const struct model_op *op;
+	float *table; /* [n_heads, 2 * rel_span], of distance d at rel_span + d */
+};
+
+/* Cosines and sines of the rows of a batch. */
+struct cpu_rope {
+	const struct model_rope_params *params;
+	double *freqs; /* [n_rot / 2] */
+	float *table;  /* [max_tokens, 2, n_rot / 2] cosines, then sines; NULL: not used */
+};
+
 struct accel {
 	const struct model_graph *graph;
 	const struct kern *kern;
@@ -54,22 +76,27 @@ struct accel {
 	struct cpu_thread *threads;          /* [pool threads] */
 	struct cpu_q8 q8;
 	struct cpu_moe moe;
-	double *freqs; /* [n_rot / 2] */
-	float *rope;   /* [max_tokens, 2, n_rot / 2] cosines, then sines */
-	size_t ldp;    /* longest row of weights, padded */
-	uint32_t head_pad, n_scores;
-	bool has_rope;
+	struct cpu_rope rope[2];  /* hp.rope, hp.rope_swa */
+	struct cpu_block *blocks; /* [max_tokens] scratch of attention */
+	struct cpu_rel *rels;     /* [n_rels] */
+	float **slopes;           /* [blocks of the range] of [n_heads], NULL where there is no ALiBi */
+	uint32_t n_rels;
+	uint64_t rel_span;
+	size_t ldp;                  /* longest row of weights, padded */
+	uint32_t head_pad;           /* longest head of keys or values, padded */
+	bool direct[MODEL_N_PASSES]; /* the outputs go straight to the caller's memory */
 	uint64_t scratch_bytes;
 	int done; /* batches finished that poll has not told of */
 };
 
-/* A matrix, or rows of one. y = (w . x + bias) * scale. */
+/* A matrix, or rows of one. y = (w . x + bias) * scale, then, where they are not 0, cut to [-clamp, clamp]
+ * and softcap * tanh(y / softcap). */
 struct cpu_mat {
 	const uint8_t *w;
 	enum gguf_dtype dtype;
 	uint32_t rows, k;
 	const float *bias; /* [rows] or NULL */
-	float scale;
+	float scale, clamp, softcap;
 };
 
 /* x [n, ldx] padded with zeros, y [n, ldy]. */
@@ -77,9 +104,17 @@ void cpu_multiply(struct accel *a, const struct cpu_mat *mat, const float *x, si
 		  float *y, size_t ldy);
 void cpu_moe(struct accel *a, const struct model_op *op, uint32_t n_rows);
 void cpu_attention(struct accel *a, const struct model_op *op, uint32_t n_rows);
+/* Writes the rows' keys and values to the cache of an ATTN or CROSS_KV operation. */
+void cpu_put_kv(struct accel *a, const struct model_op *op, uint32_t n_rows);
+/* Tables of biases, and scratch; not 0: no memory. */
+int ps_warn_unused cpu_attention_init(struct accel *a);
+void cpu_attention_fini(struct accel *a);
+/* Bias, scale, clamp and cap of rows [r0, r0 + rows) of a product: y [cols, ldy]. */
+void cpu_finish(const struct accel *a, const struct cpu_mat *mat, uint32_t r0, uint32_t rows, float *y,
+		size_t ldy, uint32_t cols);
 void cpu_run_op(struct accel *a, const struct model_op *op, const struct accel_batch *b, uint32_t n_rows);
-/* Cosines and sines of the rows of a batch. */
-void cpu_rope_table(struct accel *a, uint32_t n_rows);
+/* Cosines and sines of the rows of a batch, for the rotations that the model has. */
+void cpu_rope_tables(struct accel *a, uint32_t n_rows);
 
 /* Runs fn for ranges of rows; `width` floats are about what a row costs. */
 typedef void cpu_rows_fn(struct accel *a, const void *arg, uint32_t row, uint32_t end);

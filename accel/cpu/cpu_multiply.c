@@ -93,18 +93,6 @@ static void multiply_q8(const struct mul_job *job, const struct kern_mul *m, con
 	}
 }
 
-static void finish(const struct cpu_mat *mat, const struct kern_mul *m, uint32_t r0)
-{
-	if (mat->bias == NULL && mat->scale == 1.0f)
-		return;
-	for (uint32_t c = 0; c < m->cols; c++) {
-		float *y = m->y + c * m->ldy;
-
-		for (uint32_t r = 0; r < m->rows; r++)
-			y[r] = (mat->bias != NULL ? y[r] + mat->bias[r0 + r] : y[r]) * mat->scale;
-	}
-}
-
 static void multiply_chunk(void *ctx, uint32_t chunk, uint32_t thread)
 {
 	const struct mul_job *job = ctx;
@@ -119,7 +107,7 @@ static void multiply_chunk(void *ctx, uint32_t chunk, uint32_t thread)
 		multiply_few(job->a->kern, job->mat->dtype, &m);
 	else
 		multiply_panels(job, &m, &job->a->threads[thread]);
-	finish(job->mat, &m, r0);
+	cpu_finish(job->a, job->mat, r0, m.rows, m.y, m.ldy, m.cols);
 }
 
 static void quantize_rows(struct accel *a, const void *arg, uint32_t row, uint32_t end)

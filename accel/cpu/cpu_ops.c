@@ -4,7 +4,6 @@
 
 #include "accel/cpu/cpu.h"
 #include "accel/weights.h"
-#include "base/check.h"
 
 /* Floats of row work below which it stays on one thread: some microseconds. */
 #define MIN_CHUNK_FLOATS (16u << 10)
@@ -47,6 +46,24 @@ struct op_arg {
 	const struct accel_batch *b;
 };
 
+/* dst = row `row` of a table, [ne0]. */
+static void table_row(struct accel *a, const struct gguf_tensor *t, uint64_t row, float *dst)
+{
+	const uint8_t *w = accel_row(t, row);
+
+	if (t->dtype == GGUF_DT_F16)
+		a->kern->expand_f16(w, (uint32_t)t->ne[0], dst);
+	else
+		accel_row_expand(t->dtype, w, t->ne[0], dst);
+}
+
+static void add_table_row(struct accel *a, const struct gguf_tensor *t, uint64_t row, float *scratch,
+			  float *dst)
+{
+	table_row(a, t, row, scratch);
+	a->kern->add(dst, scratch, (uint32_t)t->ne[0], dst);
+}
+
 static void embed_rows(struct accel *a, const void *arg, uint32_t row, uint32_t end)
 {
 	const struct op_arg *o = arg;
@@ -55,15 +72,13 @@ static void embed_rows(struct accel *a, const void *arg, uint32_t row, uint32_t 
 	for (uint32_t r = row; r < end; r++) {
 		float *dst = cpu_row(&a->bufs[op->dst], r); /* [width] */
 
-		accel_row_expand(op->w->dtype, accel_row(op->w, (uint64_t)o->b->tokens[r]), op->width, dst);
+		table_row(a, op->w, (uint64_t)o->b->tokens[r], dst);
 		for (uint32_t i = 0; i < op->width; i++)
 			dst[i] *= op->scale;
-		if (op->w2 == NULL)
-			continue;
-		accel_row_expand(op->w2->dtype, accel_row(op->w2, a->slots.rows[r].pos), op->width,
-				 cpu_row(&a->embed2, r));
-		for (uint32_t i = 0; i < op->width; i++)
-			dst[i] += cpu_row(&a->embed2, r)[i];
+		if (op->w2 != NULL)
+			add_table_row(a, op->w2, a->slots.rows[r].pos, cpu_row(&a->embed2, r), dst);
+		if (op->w_type != NULL)
+			add_table_row(a, op->w_type, 0, cpu_row(&a->embed2, r), dst);
 	}
 }
 
@@ -71,12 +86,14 @@ static void norm_rows(struct accel *a, const void *arg, uint32_t row, uint32_t e
 {
 	const struct model_op *op = ((const struct op_arg *)arg)->op;
 	uint32_t n = op->head_dim != 0 ? op->head_dim : op->width;
+	size_t stride = op->w->ne[1] > 1 ? n : 0; /* a row of weights for each head, or one for all */
 	const float *bias = op->b != NULL ? op->b->data : NULL;
 
 	for (uint32_t r = row; r < end; r++)
 		for (uint32_t i = 0; i < op->width; i += n)
-			a->kern->norm(op->norm, cpu_row(&a->bufs[op->src0], r) + i, op->w->data, bias, n,
-				      op->eps, cpu_row(&a->bufs[op->dst], r) + i);
+			a->kern->norm(op->norm, cpu_row(&a->bufs[op->src0], r) + i,
+				      (const float *)op->w->data + i / n * stride, bias, n, op->eps,
+				      cpu_row(&a->bufs[op->dst], r) + i);
 }
 
 static void elementwise_rows(struct accel *a, const void *arg, uint32_t row, uint32_t end)
@@ -97,26 +114,28 @@ static void elementwise_rows(struct accel *a, const void *arg, uint32_t row, uin
 
 static void rope_table_rows(struct accel *a, const void *arg, uint32_t row, uint32_t end)
 {
-	uint32_t half = a->graph->hp.rope.n_rot / 2;
-	double mscale = (double)a->graph->hp.rope.mscale;
+	const struct cpu_rope *rope = arg;
+	uint32_t half = rope->params->n_rot / 2;
+	double mscale = (double)rope->params->mscale;
 
-	(void)arg;
 	for (uint32_t r = row; r < end; r++) {
-		float *c = a->rope + (size_t)r * 2 * half; /* [2, half] */
+		float *c = rope->table + (size_t)r * 2 * half; /* [2, half] */
 
 		for (uint32_t i = 0; i < half; i++) {
 			double sin_angle, cos_angle;
 
-			sincos((double)a->slots.rows[r].pos * a->freqs[i], &sin_angle, &cos_angle);
+			sincos((double)a->slots.rows[r].pos * rope->freqs[i], &sin_angle, &cos_angle);
 			c[i] = (float)(cos_angle * mscale);
 			c[half + i] = (float)(sin_angle * mscale);
 		}
 	}
 }
 
-void cpu_rope_table(struct accel *a, uint32_t n_rows)
+void cpu_rope_tables(struct accel *a, uint32_t n_rows)
 {
-	cpu_run_rows(a, rope_table_rows, NULL, n_rows, a->graph->hp.rope.n_rot * 16);
+	for (int i = 0; i < 2; i++)
+		if (a->rope[i].table != NULL)
+			cpu_run_rows(a, rope_table_rows, &a->rope[i], n_rows, a->rope[i].params->n_rot * 16);
 }
 
 /* x [head_dim] of one head; c [half], s [half]. Neighbouring pairs, or the two halves. */
@@ -144,15 +163,16 @@ static void rotate_neox(float *restrict x, float *restrict y, const float *restr
 static void rope_rows(struct accel *a, const void *arg, uint32_t row, uint32_t end)
 {
 	const struct model_op *op = ((const struct op_arg *)arg)->op;
-	uint32_t half = a->graph->hp.rope.n_rot / 2;
+	const struct cpu_rope *rope = &a->rope[op->rope_swa];
+	uint32_t half = rope->params->n_rot / 2;
 
 	for (uint32_t r = row; r < end; r++) {
-		const float *c = a->rope + (size_t)r * 2 * half;
+		const float *c = rope->table + (size_t)r * 2 * half;
 
 		for (uint32_t h = 0; h < op->n_heads; h++) {
 			float *x = cpu_row(&a->bufs[op->dst], r) + (size_t)h * op->head_dim;
 
-			if (a->graph->hp.rope.kind == MODEL_ROPE_NORM)
+			if (rope->params->kind == MODEL_ROPE_NORM)
 				rotate_norm(x, c, c + half, half);
 			else
 				rotate_neox(x, x + half, c, c + half, half);
@@ -169,6 +189,23 @@ static void select_rows(struct accel *a, const void *arg, uint32_t row, uint32_t
 		       o->op->width * sizeof(float));
 }
 
+void cpu_finish(const struct accel *a, const struct cpu_mat *mat, uint32_t r0, uint32_t rows, float *y,
+		size_t ldy, uint32_t cols)
+{
+	if (mat->bias == NULL && mat->scale == 1.0f && mat->clamp == 0 && mat->softcap == 0)
+		return;
+	for (uint32_t c = 0; c < cols; c++, y += ldy) {
+		if (mat->bias != NULL)
+			a->kern->add(y, mat->bias + r0, rows, y);
+		for (uint32_t r = 0; mat->scale != 1.0f && r < rows; r++)
+			y[r] *= mat->scale;
+		for (uint32_t r = 0; mat->clamp != 0 && r < rows; r++)
+			y[r] = y[r] > mat->clamp ? mat->clamp : y[r] < -mat->clamp ? -mat->clamp : y[r];
+		if (mat->softcap != 0)
+			a->kern->softcap(y, mat->softcap, rows, y);
+	}
+}
+
 static void op_matmul(struct accel *a, const struct model_op *op, uint32_t n_rows)
 {
 	const struct cpu_buf *x = &a->bufs[op->src0], *y = &a->bufs[op->dst];
@@ -179,6 +216,8 @@ static void op_matmul(struct accel *a, const struct model_op *op, uint32_t n_row
 	    .k = (uint32_t)op->w->ne[0],
 	    .bias = op->b != NULL ? (const float *)op->b->data + op->row0 : NULL,
 	    .scale = op->scale,
+	    .clamp = op->clamp,
+	    .softcap = op->softcap,
 	};
 
 	cpu_multiply(a, &mat, x->p, x->ld, n_rows, y->p, y->ld);
@@ -218,6 +257,7 @@ void cpu_run_op(struct accel *a, const struct model_op *op, const struct accel_b
 		cpu_run_rows(a, select_rows, &arg, n_rows, op->width);
 		break;
 	case MODEL_OP_CROSS_KV:
-		CHECK(!"an operation that accel_host_check_graph lets through");
+		cpu_put_kv(a, op, n_rows);
+		break;
 	}
 }

@@ -3,7 +3,7 @@
 #define PENSTOCK_ACCEL_CPU_KERN_H
 /*
  * The inner loops of the cpu back end, one table of them for each instruction
- * set, compiled from the same source (kern_mul.inc, kern_rows.inc) with other vector types.
+ * set, compiled from the same source (kern_mul.inc, kern_rows.inc, kern_attn.inc) with other vector types.
  * No memory of their own, no threads.
  *
  * The order of every sum is fixed and the same in all functions of a table:
@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "accel/host.h"
 #include "base/err.h"
 #include "model/graph.h"
 
@@ -50,14 +51,38 @@ struct kern_q8_rows {
 	size_t ldq, lds;
 };
 
+#define KERN_QUERIES 64u /* of a call of attn, at most: they share each tile of keys and values */
+
+/* A query head of a row: what it sees, and its result so far. */
+struct kern_query {
+	const float *q;           /* [k_dim], times the scale of the scores */
+	float *acc;               /* [v_pad] */
+	uint32_t pos;             /* its own position */
+	uint32_t first, end;      /* positions that it sees, at least one */
+	float slope;              /* of ALiBi, 0: none */
+	const float *rel;         /* rel[p]: bias of position p, for whole tiles; NULL: none */
+	float max, sum[KERN_PAD]; /* scratch */
+};
+
+/* Queries over the keys and values of one head. */
 struct kern_attn {
-	const float *q; /* [k_pad], zero padded */
-	const float *k; /* [n, k_pad] rounded up to 4 positions, of which the last do not count */
-	const float *v; /* [n, v_pad] */
-	uint32_t n, k_pad, v_pad;
-	float scale;
-	float *scores; /* [n rounded up to KERN_PAD], scratch */
-	float *out;    /* [v_pad] */
+	enum accel_kv_dtype dtype;
+	const uint8_t *k, *v; /* tiles of the sequence, from position 0 on */
+	size_t k_tile, v_tile;
+	uint32_t k_dim, v_pad;
+	float softcap;              /* 0: none */
+	struct kern_query *queries; /* [n]; the results stand in acc */
+	uint32_t n;
+	/* Scratch. */
+	float *scores;                  /* [4, ACCEL_KV_TILE] */
+	float *k_expanded, *v_expanded; /* [k_dim, ACCEL_KV_TILE], [ACCEL_KV_TILE, v_pad] */
+	float *scales;                  /* [v_pad / ACCEL_KV_BLOCK, ACCEL_KV_TILE] */
+};
+
+/* Shape of a head in the cache, as in struct accel_kv_cache. */
+struct kern_kv {
+	enum accel_kv_dtype dtype;
+	uint32_t k_dim, v_dim, v_pad;
 };
 
 struct kern {
@@ -86,7 +111,12 @@ struct kern {
 	void (*add)(const float *x, const float *y, uint32_t n, float *dst);
 	/* dst = act(x) * y; y NULL: act(x). */
 	void (*act)(enum model_act kind, const float *x, const float *y, uint32_t n, float *dst);
+	/* dst = cap * tanh(x / cap). */
+	void (*softcap)(const float *x, float cap, uint32_t n, float *dst);
 	void (*attn)(const struct kern_attn *a);
+	/* Rounds and stores one head's k [k_dim] and v [v_dim] at position p of its tiles. */
+	void (*kv_put)(const struct kern_kv *c, uint8_t *k_tile, uint8_t *v_tile, uint32_t p, const float *k,
+		       const float *v);
 };
 
 extern const struct kern kern_portable;

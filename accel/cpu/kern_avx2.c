@@ -2,6 +2,9 @@
 /* Kernels for AVX2, FMA and F16C: every x86 server and desktop since 2013. */
 #include "accel/cpu/kern.h"
 
+#include "base/bytes.h"
+
+#include <float.h>
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
@@ -59,6 +62,24 @@ static inline vf vf_load_bf16(const void *p)
 	return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
 }
 
+static inline float vf_hmax(vf v)
+{
+	__m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+
+	m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+	return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
+}
+
+static inline void vf_store_f16(uint16_t *p, vf v)
+{
+	_mm_storeu_si128((__m128i_u *)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+static inline vf vf_load_s8(const void *p)
+{
+	return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i_u *)p)));
+}
+
 /* Lanes of each: ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)). */
 static inline void vf_reduce4(vf a, vf b, vf c, vf d, float *out)
 {
@@ -69,6 +90,7 @@ static inline void vf_reduce4(vf a, vf b, vf c, vf d, float *out)
 
 #include "accel/cpu/kern_mul.inc"
 #include "accel/cpu/kern_rows.inc"
+#include "accel/cpu/kern_attn.inc"
 
 /* vpmaddubsw wants one unsigned side: |w| times x with the sign of w. Its 16-bit pair sums reach
  * 2 * 128 * 127 = 32512 and so cannot saturate. */
@@ -98,5 +120,7 @@ const struct kern kern_avx2 = {
     .norm = norm,
     .add = add,
     .act = act,
+    .softcap = softcap,
     .attn = attn,
+    .kv_put = kv_put,
 };

@@ -6,6 +6,9 @@
  */
 #include "accel/cpu/kern.h"
 
+#include "base/bytes.h"
+
+#include <float.h>
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
@@ -63,6 +66,21 @@ static inline vf vf_load_bf16(const void *p)
 	return _mm512_castsi512_ps(_mm512_slli_epi32(v, 16));
 }
 
+static inline float vf_hmax(vf v)
+{
+	return _mm512_reduce_max_ps(v);
+}
+
+static inline void vf_store_f16(uint16_t *p, vf v)
+{
+	_mm256_storeu_si256((__m256i_u *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+static inline vf vf_load_s8(const void *p)
+{
+	return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i_u *)p)));
+}
+
 static inline __m256 fold(vf v)
 {
 	return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
@@ -78,6 +96,7 @@ static inline void vf_reduce4(vf a, vf b, vf c, vf d, float *out)
 
 #include "accel/cpu/kern_mul.inc"
 #include "accel/cpu/kern_rows.inc"
+#include "accel/cpu/kern_attn.inc"
 
 #ifdef KERN_AVX512_VNNI
 /* vpdpbusd wants one unsigned side: w + 128 (the sign bit flipped), and the 128 * x too much is
@@ -120,5 +139,7 @@ const struct kern TABLE = {
     .norm = norm,
     .add = add,
     .act = act,
+    .softcap = softcap,
     .attn = attn,
+    .kv_put = kv_put,
 };

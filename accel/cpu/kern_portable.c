@@ -5,6 +5,7 @@
  */
 #include "accel/cpu/kern.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -88,6 +89,29 @@ static inline vf vf_load_bf16(const void *p)
 	return (vf)(load_u16(p) << 16);
 }
 
+static inline float vf_hmax(vf v)
+{
+	float a = v[0] > v[1] ? v[0] : v[1], b = v[2] > v[3] ? v[2] : v[3];
+
+	return a > b ? a : b;
+}
+
+static inline void vf_store_f16(uint16_t *p, vf v)
+{
+	for (int i = 0; i < LANES; i++)
+		p[i] = accel_f32_to_f16(v[i]);
+}
+
+static inline vf vf_load_s8(const void *p)
+{
+	const int8_t *b = p;
+	vf v;
+
+	for (int i = 0; i < LANES; i++)
+		v[i] = (float)b[i];
+	return v;
+}
+
 static inline float sum_lanes(vf v)
 {
 	return (v[0] + v[1]) + (v[2] + v[3]);
@@ -103,6 +127,7 @@ static inline void vf_reduce4(vf a, vf b, vf c, vf d, float *out)
 
 #include "accel/cpu/kern_mul.inc"
 #include "accel/cpu/kern_rows.inc"
+#include "accel/cpu/kern_attn.inc"
 
 static float q8_dot(const uint8_t *w, const struct kern_q8_rows *x, uint32_t c, uint32_t k)
 {
@@ -144,5 +169,7 @@ const struct kern kern_portable = {
     .norm = norm,
     .add = add,
     .act = act,
+    .softcap = softcap,
     .attn = attn,
+    .kv_put = kv_put,
 };

@@ -7,24 +7,26 @@
 #include "accel/weights.h"
 #include "base/check.h"
 
-static float *buf_row(const struct accel *a, uint8_t buf, uint32_t row)
+/* dst += row `row` of a table. */
+static void add_row(struct accel *a, const struct gguf_tensor *table, uint64_t row, float *dst)
 {
-	return a->bufs[buf] + (size_t)row * a->graph->buf_width[buf];
+	accel_row_expand(table->dtype, accel_row(table, row), table->ne[0], a->row);
+	for (uint64_t i = 0; i < table->ne[0]; i++)
+		dst[i] += a->row[i];
 }
 
 static void op_embed(struct accel *a, const struct model_op *op, const struct accel_batch *b, uint32_t n_rows)
 {
 	for (uint32_t r = 0; r < n_rows; r++) {
-		float *dst = buf_row(a, op->dst, r); /* [width] */
+		float *dst = ref_row(a, op->dst, r); /* [width] */
 
 		accel_row_expand(op->w->dtype, accel_row(op->w, (uint64_t)b->tokens[r]), op->width, dst);
 		for (uint32_t i = 0; i < op->width; i++)
 			dst[i] *= op->scale;
-		if (op->w2 == NULL)
-			continue;
-		accel_row_expand(op->w2->dtype, accel_row(op->w2, a->slots.rows[r].pos), op->width, a->row);
-		for (uint32_t i = 0; i < op->width; i++)
-			dst[i] += a->row[i];
+		if (op->w2 != NULL)
+			add_row(a, op->w2, a->slots.rows[r].pos, dst);
+		if (op->w_type != NULL)
+			add_row(a, op->w_type, 0, dst);
 	}
 }
 
@@ -52,20 +54,23 @@ static void norm_run(const struct model_op *op, const float *x /* [n] */, const 
 static void op_norm(struct accel *a, const struct model_op *op, uint32_t n_rows)
 {
 	uint32_t n = op->head_dim != 0 ? op->head_dim : op->width;
+	size_t stride = op->w->ne[1] > 1 ? n : 0; /* a row of weights for each head, or one for all */
 
 	for (uint32_t r = 0; r < n_rows; r++)
 		for (uint32_t i = 0; i < op->width; i += n)
-			norm_run(op, buf_row(a, op->src0, r) + i, op->w->data,
-				 op->b != NULL ? op->b->data : NULL, n, buf_row(a, op->dst, r) + i);
+			norm_run(op, ref_row(a, op->src0, r) + i, (const float *)op->w->data + i / n * stride,
+				 op->b != NULL ? op->b->data : NULL, n, ref_row(a, op->dst, r) + i);
 }
 
-static float dot(const float *w /* [n] */, const float *x /* [n] */, uint64_t n)
+/* After the product and its bias: scale, clamp, cap. */
+static float finish(const struct model_op *op, float y)
 {
-	double sum = 0;
-
-	for (uint64_t i = 0; i < n; i++)
-		sum += (double)w[i] * (double)x[i];
-	return (float)sum;
+	y *= op->scale;
+	if (op->clamp != 0)
+		y = y > op->clamp ? op->clamp : y < -op->clamp ? -op->clamp : y;
+	if (op->softcap != 0)
+		y = (float)((double)op->softcap * tanh((double)y / (double)op->softcap));
+	return y;
 }
 
 static void op_matmul(struct accel *a, const struct model_op *op, uint32_t n_rows)
@@ -75,26 +80,27 @@ static void op_matmul(struct accel *a, const struct model_op *op, uint32_t n_row
 	for (uint32_t o = 0; o < op->rows; o++) {
 		accel_row_expand(op->w->dtype, accel_row(op->w, op->row0 + o), op->w->ne[0], a->row);
 		for (uint32_t r = 0; r < n_rows; r++) {
-			float y = dot(a->row, buf_row(a, op->src0, r), op->w->ne[0]);
+			float y = ref_dot(a->row, ref_row(a, op->src0, r), op->w->ne[0]);
 
 			if (bias != NULL)
 				y += bias[op->row0 + o];
-			buf_row(a, op->dst, r)[o] = y * op->scale;
+			ref_row(a, op->dst, r)[o] = finish(op, y);
 		}
 	}
 }
 
 static void op_rope(struct accel *a, const struct model_op *op, uint32_t n_rows)
 {
-	const struct model_rope_params *rope = &a->graph->hp.rope;
+	const struct model_rope_params *rope = op->rope_swa ? &a->graph->hp.rope_swa : &a->graph->hp.rope;
+	const double *freqs = a->freqs[op->rope_swa]; /* [half] */
 	uint32_t half = rope->n_rot / 2;
 
 	for (uint32_t r = 0; r < n_rows; r++) {
 		for (uint32_t h = 0; h < op->n_heads; h++) {
-			float *x = buf_row(a, op->dst, r) + (size_t)h * op->head_dim; /* [head_dim] */
+			float *x = ref_row(a, op->dst, r) + (size_t)h * op->head_dim; /* [head_dim] */
 
 			for (uint32_t i = 0; i < half; i++) {
-				double angle = (double)a->slots.rows[r].pos * a->freqs[i];
+				double angle = (double)a->slots.rows[r].pos * freqs[i];
 				double c = cos(angle) * (double)rope->mscale;
 				double s = sin(angle) * (double)rope->mscale;
 				float *p = rope->kind == MODEL_ROPE_NORM ? &x[2 * i] : &x[i];
@@ -105,64 +111,6 @@ static void op_rope(struct accel *a, const struct model_op *op, uint32_t n_rows)
 				*q = (float)(p0 * s + q0 * c);
 			}
 		}
-	}
-}
-
-static void append_kv(struct accel *a, const struct model_op *op, uint32_t n_rows)
-{
-	const struct accel_kv_layer *l = accel_kv_layer_of(&a->kv, op->layer);
-
-	for (uint32_t r = 0; r < n_rows; r++) {
-		const struct accel_row *row = &a->slots.rows[r];
-
-		for (uint32_t h = 0; h < l->n_heads_kv; h++) {
-			memcpy(accel_kv_k(&a->kv, l, row->slot, h) + (size_t)row->pos * l->k_pad,
-			       buf_row(a, op->src1, r) + (size_t)h * l->k_dim, l->k_dim * sizeof(float));
-			memcpy(accel_kv_v(&a->kv, l, row->slot, h) + (size_t)row->pos * l->v_pad,
-			       buf_row(a, op->src2, r) + (size_t)h * l->v_dim, l->v_dim * sizeof(float));
-		}
-	}
-}
-
-/* One query head over n positions: k [n, k_dim], v [n, v_dim], dst [v_dim]. */
-static void attend(struct accel *a, const struct model_op *op, const float *q, const float *k, const float *v,
-		   uint32_t n, float *dst)
-{
-	double max = -INFINITY, sum = 0;
-
-	for (uint32_t p = 0; p < n; p++) {
-		a->scores[p] =
-		    (double)dot(q, k + (size_t)p * op->head_dim, op->head_dim) * (double)op->attn_scale;
-		max = fmax(max, a->scores[p]);
-	}
-	for (uint32_t p = 0; p < n; p++) {
-		a->scores[p] = exp(a->scores[p] - max);
-		sum += a->scores[p];
-	}
-	for (uint32_t i = 0; i < op->head_dim_v; i++) {
-		double y = 0;
-
-		for (uint32_t p = 0; p < n; p++)
-			y += a->scores[p] * (double)v[(size_t)p * op->head_dim_v + i];
-		dst[i] = (float)(y / sum);
-	}
-}
-
-static void op_attn(struct accel *a, const struct model_op *op, uint32_t n_rows)
-{
-	const struct accel_kv_layer *l = accel_kv_layer_of(&a->kv, op->layer);
-	uint32_t group = op->n_heads / op->n_heads_kv;
-
-	append_kv(a, op, n_rows);
-	for (uint32_t r = 0; r < n_rows; r++) {
-		const struct accel_row *row = &a->slots.rows[r];
-		uint32_t n = op->causal ? row->pos + 1 : row->seq_end;
-
-		for (uint32_t h = 0; h < op->n_heads; h++)
-			attend(a, op, buf_row(a, op->src0, r) + (size_t)h * op->head_dim,
-			       accel_kv_k(&a->kv, l, row->slot, h / group),
-			       accel_kv_v(&a->kv, l, row->slot, h / group), n,
-			       buf_row(a, op->dst, r) + (size_t)h * op->head_dim_v);
 	}
 }
 
@@ -186,14 +134,14 @@ static float activate(enum model_act act, float xf)
 static void op_elementwise(struct accel *a, const struct model_op *op, uint32_t n_rows)
 {
 	for (uint32_t r = 0; r < n_rows; r++) {
-		float *dst = buf_row(a, op->dst, r);
-		const float *x = buf_row(a, op->src0, r);
+		float *dst = ref_row(a, op->dst, r);
+		const float *x = ref_row(a, op->src0, r);
 
 		for (uint32_t i = 0; i < op->width; i++) {
 			if (op->kind == MODEL_OP_ADD)
-				dst[i] = x[i] + buf_row(a, op->src1, r)[i];
+				dst[i] = x[i] + ref_row(a, op->src1, r)[i];
 			else if (op->kind == MODEL_OP_GLU)
-				dst[i] = activate(op->act, x[i]) * buf_row(a, op->src1, r)[i];
+				dst[i] = activate(op->act, x[i]) * ref_row(a, op->src1, r)[i];
 			else
 				dst[i] = activate(op->act, x[i]);
 		}
@@ -207,7 +155,7 @@ static void route(struct accel *a, const struct model_op *op, const float *x)
 
 	for (uint32_t e = 0; e < op->n_experts; e++) {
 		accel_row_expand(op->w->dtype, accel_row(op->w, e), op->w->ne[0], a->row);
-		a->probs[e] = (double)dot(a->row, x, op->w->ne[0]);
+		a->probs[e] = (double)ref_dot(a->row, x, op->w->ne[0]);
 		max = fmax(max, a->probs[e]);
 	}
 	for (uint32_t e = 0; e < op->n_experts; e++) {
@@ -251,22 +199,22 @@ static void add_expert(struct accel *a, const struct model_op *op, uint32_t e, c
 
 	for (uint64_t o = 0; o < ff; o++) {
 		accel_row_expand(op->w_gate->dtype, accel_row(op->w_gate, e * ff + o), in, a->row);
-		a->hidden[0][o] = activate(op->act, dot(a->row, x, in));
+		a->hidden[0][o] = activate(op->act, ref_dot(a->row, x, in));
 		accel_row_expand(op->w_up->dtype, accel_row(op->w_up, e * ff + o), in, a->row);
-		a->hidden[1][o] = a->hidden[0][o] * dot(a->row, x, in);
+		a->hidden[1][o] = a->hidden[0][o] * ref_dot(a->row, x, in);
 	}
 	for (uint64_t o = 0; o < op->width; o++) {
 		accel_row_expand(op->w_down->dtype, accel_row(op->w_down, (uint64_t)e * op->width + o), ff,
 				 a->row);
-		dst[o] += (float)a->probs[e] * dot(a->row, a->hidden[1], ff);
+		dst[o] += (float)a->probs[e] * ref_dot(a->row, a->hidden[1], ff);
 	}
 }
 
 static void op_moe(struct accel *a, const struct model_op *op, uint32_t n_rows)
 {
 	for (uint32_t r = 0; r < n_rows; r++) {
-		const float *x = buf_row(a, op->src0, r);
-		float *dst = buf_row(a, op->dst, r);
+		const float *x = ref_row(a, op->src0, r);
+		float *dst = ref_row(a, op->dst, r);
 
 		route(a, op, x);
 		keep_best(a, op);
@@ -281,7 +229,7 @@ static void op_select_rows(struct accel *a, const struct model_op *op, const str
 			   uint32_t n_rows)
 {
 	for (uint32_t r = 0; r < n_rows; r++)
-		memcpy(buf_row(a, op->dst, r), buf_row(a, op->src0, b->out_rows[r]),
+		memcpy(ref_row(a, op->dst, r), ref_row(a, op->src0, b->out_rows[r]),
 		       op->width * sizeof(float));
 }
 
@@ -301,7 +249,7 @@ void ref_run_op(struct accel *a, const struct model_op *op, const struct accel_b
 		op_rope(a, op, n_rows);
 		break;
 	case MODEL_OP_ATTN:
-		op_attn(a, op, n_rows);
+		ref_attention(a, op, n_rows);
 		break;
 	case MODEL_OP_ACT:
 	case MODEL_OP_GLU:
@@ -315,6 +263,7 @@ void ref_run_op(struct accel *a, const struct model_op *op, const struct accel_b
 		op_select_rows(a, op, b, n_rows);
 		break;
 	case MODEL_OP_CROSS_KV:
-		CHECK(!"an operation that accel_host_check_graph lets through");
+		ref_cross_kv(a, op, n_rows);
+		break;
 	}
 }

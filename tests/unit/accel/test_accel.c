@@ -547,8 +547,9 @@ static void test_caps(void **state)
 	assert_string_equal(caps.device, "cpu");
 	assert_int_equal(caps.n_threads, 2);
 	assert_int_equal(strncmp(caps.isa, want, strlen(want)), 0);
-	/* 2 KV heads of 10 floats, padded to 16, for keys and values of 3 blocks, 3 slots, 44 positions */
-	assert_int_equal(caps.kv_bytes, 2 * 16 * 4 * 2 * 3 * 3 * 44);
+	/* 2 KV heads, keys of 10 floats and values of 10 padded to 16, 3 blocks, 3 slots, a tile of 64
+	 * positions */
+	assert_int_equal(caps.kv_bytes, 2 * (10 + 16) * 4 * 3 * 3 * 64);
 	/* Matrices of 60 inputs and of 100 (down) in float16, norms and one row of the table. */
 	assert_int_equal(caps.weight_bytes,
 			 3 * (2 * (60 * (60 + 20 + 20 + 60) + 3 * 60 * 100) + 4 * (2 * 60 + 10)) + 4 * 60 +

@@ -461,62 +461,28 @@ static void test_norms_and_add(void **state)
 	}
 }
 
-static void check_attn(struct toy_rng *rng, uint32_t n, uint32_t dim)
+static void test_softcap(void **state)
 {
-	uint32_t pad = (uint32_t)padded(dim), n_pad = (uint32_t)padded(n);
-	float *q = alloc64(pad * 4), *k = alloc64((size_t)n_pad * pad * 4),
-	      *v = alloc64((size_t)n_pad * pad * 4);
-	float *scores = alloc64(n_pad * 4), *out = alloc64(pad * 4);
-	double *p = calloc(n, sizeof(double)), max = -INFINITY, sum = 0;
-	struct kern_attn a = {.q = q,
-			      .k = k,
-			      .v = v,
-			      .n = n,
-			      .k_pad = pad,
-			      .v_pad = pad,
-			      .scale = 3.0f,
-			      .scores = scores,
-			      .out = out};
-
-	toy_fill(rng, GGUF_DT_F32, dim, q);
-	for (uint32_t i = 0; i < n_pad; i++) { /* those from n on must not count */
-		toy_fill(rng, GGUF_DT_F32, dim, k + i * pad);
-		toy_fill(rng, GGUF_DT_F32, dim, v + i * pad);
-	}
-	for (uint32_t i = 0; i < n; i++) {
-		for (uint32_t j = 0; j < dim; j++)
-			p[i] += 3.0 * (double)q[j] * (double)k[i * pad + j];
-		max = fmax(max, p[i]);
-	}
-	for (uint32_t i = 0; i < n; i++)
-		sum += p[i] = exp(p[i] - max);
-	kern->attn(&a);
-	for (uint32_t j = 0; j < pad; j++) {
-		double want = 0;
-
-		for (uint32_t i = 0; i < n; i++)
-			want += p[i] / sum * (double)v[i * pad + j];
-		if (!(fabs((double)out[j] - want) <= 1e-5))
-			fail_msg("%s: attention n %u dim %u element %u: %g, want %g", kern->isa, n, dim, j,
-				 (double)out[j], want);
-	}
-	free(q);
-	free(k);
-	free(v);
-	free(scores);
-	free(out);
-	free(p);
-}
-
-static void test_attention(void **state)
-{
-	static const uint32_t dims[] = {1, 9, 16, 20, 64, 80, 128, 200};
-	struct toy_rng rng = {8};
+	struct toy_rng rng = {9};
+	float x[67], got[68];
 
 	(void)state;
-	for (uint32_t n = 1; n <= 40; n++)
-		check_attn(&rng, n, dims[n % 8]);
-	check_attn(&rng, 333, 128);
+	for (uint32_t n = 1; n <= 67; n++) {
+		float cap = n % 2 ? 30.0f : 2.5f;
+
+		for (uint32_t j = 0; j < n; j++)
+			x[j] = toy_uniform(&rng) * (j % 5 == 0 ? 300.0f : j % 5 == 1 ? 0.01f : 20.0f);
+		got[n] = 42;
+		kern->softcap(x, cap, n, got);
+		for (uint32_t j = 0; j < n; j++) {
+			double want = (double)cap * tanh((double)x[j] / (double)cap);
+
+			if (!(fabs((double)got[j] - want) <= 4e-7 * fabs(want)))
+				fail_msg("%s: %g capped at %g: %g, want %g", kern->isa, (double)x[j],
+					 (double)cap, (double)got[j], want);
+		}
+		assert_true(got[n] == 42);
+	}
 }
 
 static void test_find(void **state)
@@ -541,7 +507,7 @@ int main(void)
 	    cmocka_unit_test(test_q8_products),    cmocka_unit_test(test_q8_extremes),
 	    cmocka_unit_test(test_quantize),       cmocka_unit_test(test_expand),
 	    cmocka_unit_test(test_activations),    cmocka_unit_test(test_norms_and_add),
-	    cmocka_unit_test(test_attention),      cmocka_unit_test(test_find),
+	    cmocka_unit_test(test_softcap),        cmocka_unit_test(test_find),
 	};
 	static const char *const names[] = {"portable", "avx2", "avx512"};
 	int failed = 0;
