@@ -270,8 +270,11 @@ static void test_unknown_kinds(void **state)
 		  "ba");
 	assert_refused(&w, -ENOTSUP, "'mam?ba' is not supported; supported: llama, gpt2");
 	gw_llama(&w, &m);
-	gw_kv_str(&w, "llama.rope.scaling.type", "longrope");
+	gw_kv_str(&w, "llama.rope.scaling.type", "ntk");
 	assert_refused(&w, -ENOTSUP, "llama.rope.scaling.type");
+	gw_llama(&w, &m);
+	gw_kv_str(&w, "llama.rope.scaling.type", "longrope");
+	assert_refused(&w, -EBADMSG, "rope_factors_short.weight");
 }
 
 static void test_per_block_heads(void **state)
