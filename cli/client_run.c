@@ -11,6 +11,7 @@
 
 #include "cli/control.h"
 #include "gateway/client.h"
+#include "model/unicode.h"
 
 #define CLIENT_POLL_MS 50
 #define CLIENT_GRACE   10 /* polls to wait for the gateway's own words after a process died */
@@ -21,6 +22,7 @@ struct answer {
 	char *text;
 	size_t len, cap, printed;
 	json_t *ids;
+	json_t *rows; /* of an embed or fill request: their events */
 	json_t *done;
 };
 
@@ -50,7 +52,7 @@ static int append(struct answer *a, const char *text, size_t len)
 
 static void show(struct client *c)
 {
-	if (c->o->json)
+	if (c->o->json || c->o->task != GW_TASK_GENERATE)
 		return;
 	while (c->showing < c->o->n_prompts) {
 		struct answer *a = &c->answers[c->showing];
@@ -65,37 +67,84 @@ static void show(struct client *c)
 	fflush(stdout);
 }
 
-static void send_requests(struct client *c)
+static void add_prompt(const struct client *c, uint32_t i, json_t *o)
 {
-	const struct sampler_params *s = &c->o->sampling;
-	uint32_t i;
+	json_t *ids;
 	size_t k;
 
+	if (c->o->chat != NULL) {
+		json_object_set_new(o, "chat", json_string(c->o->chat));
+		json_object_set_new(o, "messages",
+				    json_pack("[{s:s, s:s}]", "role", "user", "content", c->o->prompts[i]));
+		return;
+	}
+	if (c->o->prompt_ids == NULL) {
+		json_object_set_new(o, "prompt", json_string(c->o->prompts[i]));
+		return;
+	}
+	ids = json_array();
+	for (k = 0; k < c->o->n_prompt_ids; k++)
+		json_array_append_new(ids, json_integer(c->o->prompt_ids[k]));
+	json_object_set_new(o, "tokens", ids);
+}
+
+static json_t *generate_request(const struct client_opts *co)
+{
+	const struct sampler_params *s = &co->sampling;
+
+	return json_pack("{s:s, s:I, s:f, s:i, s:f, s:f, s:f, s:i, s:I}", "op", "generate", "max_tokens",
+			 (json_int_t)co->max_tokens, "temperature", (double)s->temperature, "top_k",
+			 (int)s->top_k, "top_p", (double)s->top_p, "min_p", (double)s->min_p,
+			 "repeat_penalty", (double)s->repeat_penalty, "repeat_last_n", (int)s->repeat_last_n,
+			 "seed", (json_int_t)s->seed);
+}
+
+static void send_requests(struct client *c)
+{
+	uint32_t i;
+
 	for (i = 0; i < c->o->n_prompts; i++) {
-		json_t *o =
-		    json_pack("{s:s, s:i, s:I, s:f, s:i, s:f, s:f, s:f, s:i, s:I}", "op", "generate", "id",
-			      (int)i, "max_tokens", (json_int_t)c->o->max_tokens, "temperature",
-			      (double)s->temperature, "top_k", (int)s->top_k, "top_p", (double)s->top_p,
-			      "min_p", (double)s->min_p, "repeat_penalty", (double)s->repeat_penalty,
-			      "repeat_last_n", (int)s->repeat_last_n, "seed", (json_int_t)s->seed);
+		json_t *o = c->o->task == GW_TASK_GENERATE
+				? generate_request(c->o)
+				: json_pack("{s:s}", "op", c->o->task == GW_TASK_EMBED ? "embed" : "fill");
 
-		if (c->o->prompt_ids == NULL) {
-			json_object_set_new(o, "prompt", json_string(c->o->prompts[i]));
-		} else {
-			json_t *ids = json_array();
-
-			for (k = 0; k < c->o->n_prompt_ids; k++)
-				json_array_append_new(ids, json_integer(c->o->prompt_ids[k]));
-			json_object_set_new(o, "tokens", ids);
-		}
+		if (c->o->per_token)
+			json_object_set_new(o, "per_token", json_true());
+		json_object_set_new(o, "id", json_integer(i));
+		add_prompt(c, i, o);
 		gw_conn_send(&c->conn, o);
 	}
 }
 
+/* Bytes that are no UTF-8: well-formed characters as they are, U+FFFD for what never became one. */
+static int append_bytes(struct answer *a, json_t *bytes)
+{
+	static const char replacement[] = "\xef\xbf\xbd";
+	const size_t n = json_array_size(bytes);
+	char *raw = malloc(n + 1);
+	size_t i, len;
+	int rc = raw == NULL ? -ENOMEM : 0;
+
+	for (i = 0; rc == 0 && i < n; i++)
+		raw[i] = (char)json_integer_value(json_array_get(bytes, i));
+	for (i = 0; rc == 0 && i < n; i += len) {
+		len = unicode_utf8_len(raw + i, n - i);
+		if (len > 0) {
+			rc = append(a, raw + i, len);
+			continue;
+		}
+		rc = append(a, replacement, sizeof(replacement) - 1);
+		/* What could have begun a character stands for one, not for one a byte. */
+		for (len = 1; i + len < n && unicode_utf8_is_partial(raw + i, len + 1); len++)
+			;
+	}
+	free(raw);
+	return rc;
+}
+
 static int take_text(struct answer *a, json_t *o)
 {
-	json_t *text = json_object_get(o, "text"), *bytes = json_object_get(o, "bytes"), *v;
-	size_t i;
+	json_t *text = json_object_get(o, "text");
 
 	if (a->ids == NULL)
 		a->ids = json_array();
@@ -103,14 +152,14 @@ static int take_text(struct answer *a, json_t *o)
 		json_array_append(a->ids, json_object_get(o, "token"));
 	if (json_is_string(text))
 		return append(a, json_string_value(text), json_string_length(text));
-	json_array_foreach(bytes, i, v)
-	{
-		char byte = (char)json_integer_value(v);
+	return append_bytes(a, json_object_get(o, "bytes"));
+}
 
-		if (append(a, &byte, 1) != 0)
-			return -ENOMEM;
-	}
-	return 0;
+static void take_row(struct answer *a, json_t *o)
+{
+	if (a->rows == NULL)
+		a->rows = json_array();
+	json_array_append(a->rows, o);
 }
 
 static int take_event(struct client *c, const char *line, struct ps_err *err)
@@ -128,6 +177,8 @@ static int take_event(struct client *c, const char *line, struct ps_err *err)
 		rc = ps_err_set(err, -EIO, "%s", text != NULL ? text : "unknown error");
 	} else if (strcmp(name, "token") == 0) {
 		rc = take_text(&c->answers[id], o);
+	} else if (strcmp(name, "embedding") == 0 || strcmp(name, "fill") == 0) {
+		take_row(&c->answers[id], o);
 	} else if (strcmp(name, "done") == 0 && c->answers[id].done == NULL) {
 		c->answers[id].done = json_incref(o);
 		c->n_done++;
@@ -180,6 +231,35 @@ static int wait_answers(struct client *c, struct ps_err *err)
 	return rc;
 }
 
+/* The rows of an embed or fill request into its result. */
+static void add_rows(const struct client_opts *co, const struct answer *a, json_t *result)
+{
+	json_t *row, *list = json_array();
+	size_t i;
+
+	json_object_del(result, "tokens");
+	json_array_foreach(a->rows, i, row)
+	{
+		if (co->task == GW_TASK_FILL) {
+			json_object_del(row, "event");
+			json_object_del(row, "id");
+			json_array_append(list, row);
+		} else {
+			json_array_append(list, json_object_get(row, "values"));
+		}
+	}
+	if (co->task == GW_TASK_FILL) {
+		json_object_set(result, "masks", list);
+	} else if (co->per_token) {
+		json_object_set(result, "embeddings", list);
+	} else {
+		row = json_array_get(a->rows, 0);
+		json_object_set(result, "pooling", json_object_get(row, "pooling"));
+		json_object_set(result, "embedding", json_array_get(list, 0));
+	}
+	json_decref(list);
+}
+
 static json_t *collect_results(struct client *c)
 {
 	json_t *results = json_array();
@@ -187,13 +267,19 @@ static json_t *collect_results(struct client *c)
 
 	for (i = 0; i < c->o->n_prompts; i++) {
 		struct answer *a = &c->answers[i];
-		json_t *o = json_copy(a->done), *text = json_stringn(a->len > 0 ? a->text : "", a->len);
+		json_t *o = json_copy(a->done), *text;
 
 		json_object_del(o, "event");
 		if (c->o->prompt_ids == NULL)
 			json_object_set_new(o, "prompt", json_string(c->o->prompts[i]));
-		json_object_set_new(o, "text", text != NULL ? text : json_null());
-		json_object_set_new(o, "token_ids", a->ids != NULL ? json_incref(a->ids) : json_array());
+		if (c->o->task == GW_TASK_GENERATE) {
+			text = json_stringn(a->len > 0 ? a->text : "", a->len);
+			json_object_set_new(o, "text", text != NULL ? text : json_null());
+			json_object_set_new(o, "token_ids",
+					    a->ids != NULL ? json_incref(a->ids) : json_array());
+		} else {
+			add_rows(c->o, a, o);
+		}
 		json_array_append_new(results, o);
 	}
 	return results;
@@ -227,6 +313,7 @@ int client_run(const struct client_opts *o, json_t **results_out, struct ps_err 
 		free(c.answers[i].text);
 		json_decref(c.answers[i].done);
 		json_decref(c.answers[i].ids);
+		json_decref(c.answers[i].rows);
 	}
 	free(c.answers);
 	gw_conn_close(&c.conn);
@@ -245,35 +332,32 @@ static void print_part(json_t *hop, const char *key)
 		(double)json_integer_value(json_object_get(stat, "p99")) / 1e3);
 }
 
-static void print_one(json_t *r)
+static void print_token_times(json_t *t, json_t *token)
 {
-	json_t *t = json_object_get(r, "timing"), *token = json_object_get(t, "token_ns");
-	json_t *share = json_object_get(t, "network_share"), *hop;
-	size_t i;
-
-	fprintf(stderr, "\n%lld tokens after a prompt of %lld (%s)\n",
-		(long long)json_integer_value(json_object_get(r, "tokens")),
-		(long long)json_integer_value(json_object_get(r, "prompt_tokens")),
-		json_string_value(json_object_get(r, "reason")));
-	fprintf(stderr, "  time to first token   %10.3f ms\n",
-		(double)json_integer_value(json_object_get(t, "ttft_ns")) / 1e6);
-	if (!json_is_object(token) || json_array_size(json_object_get(t, "hops")) == 0)
-		return;
 	fprintf(stderr, "  time per token        %10.3f ms median, %.3f ms p99\n",
 		(double)json_integer_value(json_object_get(token, "p50")) / 1e6,
 		(double)json_integer_value(json_object_get(token, "p99")) / 1e6);
 	fprintf(stderr, "  tokens per second     %10.1f\n",
 		json_real_value(json_object_get(t, "tokens_per_s")));
+}
+
+/* `what`: whose time the parts of all processes make up, a token or the one batch. */
+static void print_hops(json_t *t, const char *what)
+{
+	json_t *share = json_object_get(t, "network_share"), *hop;
+	size_t i;
+
 	if (json_is_real(share))
-		fprintf(stderr, "  network's share       %10.1f %% of a token's time (wire and host)\n",
-			100.0 * json_real_value(share));
+		fprintf(stderr, "  network's share       %10.1f %% of a %s's time (wire and host)\n",
+			100.0 * json_real_value(share), what);
 	else
 		fprintf(stderr,
 			"  network's share       unknown: the processes' clocks cannot be compared\n");
 	fprintf(stderr,
-		"\n  us a token   |       compute     |       queue       |        wire       |        host\n"
+		"\n  us a %-5s   |       compute     |       queue       |        wire       |        host\n"
 		"  process      |   median      p99 |   median      p99 |   median      p99 |   median      "
-		"p99\n");
+		"p99\n",
+		what);
 	json_array_foreach(json_object_get(t, "hops"), i, hop)
 	{
 		fprintf(stderr, "  %-12s", json_string_value(json_object_get(hop, "process")));
@@ -285,8 +369,63 @@ static void print_one(json_t *r)
 	}
 }
 
+static void print_one(json_t *r)
+{
+	json_t *t = json_object_get(r, "timing"), *token = json_object_get(t, "token_ns");
+	const double ttft_ms = (double)json_integer_value(json_object_get(t, "ttft_ns")) / 1e6;
+	const long long n_prompt = json_integer_value(json_object_get(r, "prompt_tokens"));
+	bool generated = json_is_integer(json_object_get(r, "tokens"));
+
+	if (generated) {
+		fprintf(stderr, "\n%lld tokens after a prompt of %lld (%s)\n",
+			(long long)json_integer_value(json_object_get(r, "tokens")), n_prompt,
+			json_string_value(json_object_get(r, "reason")));
+		fprintf(stderr, "  time to first token   %10.3f ms\n", ttft_ms);
+	} else {
+		fprintf(stderr, "\na prompt of %lld tokens, in one batch\n", n_prompt);
+		fprintf(stderr, "  time to the answer    %10.3f ms\n", ttft_ms);
+	}
+	if (!json_is_object(token) || json_array_size(json_object_get(t, "hops")) == 0)
+		return;
+	if (generated)
+		print_token_times(t, token);
+	print_hops(t, generated ? "token" : "batch");
+}
+
+static void print_candidate(json_t *best)
+{
+	const char *text = json_string_value(json_object_get(best, "text"));
+
+	printf("    %6.2f %%  ", 100.0 * json_number_value(json_object_get(best, "probability")));
+	if (text != NULL && text[0] != '\0')
+		printf("%s\n", text[0] == ' ' && text[1] != '\0' ? text + 1 : text);
+	else
+		printf("token %lld\n", (long long)json_integer_value(json_object_get(best, "token")));
+}
+
+void client_print_masks(json_t *results)
+{
+	json_t *r, *mask, *best;
+	size_t i, k, m;
+
+	json_array_foreach(results, i, r)
+	{
+		const char *prompt = json_string_value(json_object_get(r, "prompt"));
+
+		printf("%s%s\n", i > 0 ? "\n" : "", prompt != NULL ? prompt : "the prompt given as ids");
+		json_array_foreach(json_object_get(r, "masks"), m, mask)
+		{
+			printf("  mask %zu, at token %lld\n", m + 1,
+			       (long long)json_integer_value(json_object_get(mask, "position")));
+			json_array_foreach(json_object_get(mask, "candidates"), k, best)
+			    print_candidate(best);
+		}
+	}
+}
+
 void client_print_table(json_t *results)
 {
+	bool generated = json_is_integer(json_object_get(json_array_get(results, 0), "tokens"));
 	json_t *r;
 	size_t i;
 
@@ -294,6 +433,6 @@ void client_print_table(json_t *results)
 	fprintf(
 	    stderr,
 	    "\n  wire: handed to the link, to message whole in this process; queue: until compute starts;\n"
-	    "  host: compute done, to handed to the next link. The parts of all rows make up a token's "
-	    "time.\n");
+	    "  host: compute done, to handed to the next link. The parts of all rows make up a %s's time.\n",
+	    generated ? "token" : "batch");
 }

@@ -3,7 +3,8 @@
 #define PENSTOCK_CLI_CLIENT_RUN_H
 /*
  * The client side of `run`: sends prompts to a gateway, prints text as it comes
- * and the latency table at the end. Not for starting processes.
+ * (or collects embeddings, or what fits masked places) and the latency table at
+ * the end. Not for starting processes.
  */
 #include <stdbool.h>
 #include <stdint.h>
@@ -11,6 +12,7 @@
 #include <jansson.h>
 
 #include "base/err.h"
+#include "gateway/sched.h"
 #include "model/sampler.h"
 
 struct client_opts {
@@ -20,6 +22,9 @@ struct client_opts {
 	/* Instead of the one prompt's text: its token ids, nothing added. NULL: none. */
 	const int32_t *prompt_ids;
 	size_t n_prompt_ids;
+	enum gw_task task;
+	bool per_token;   /* GW_TASK_EMBED */
+	const char *chat; /* each prompt is a user's message in this template (or "auto"); NULL: as it is */
 	uint32_t max_tokens;
 	struct sampler_params sampling;
 	bool json;
@@ -31,8 +36,12 @@ struct client_opts {
 };
 
 /* 0; -EINTR when *stop was set; -EIO with the pipeline's own text; -EPIPE when the gateway is
- * gone. On success *results_out: one "done" event a prompt, with its "text". */
+ * gone. On success *results_out: one "done" event a prompt, with its "text" and "token_ids", or "embedding",
+ * "embeddings" (a row a token), "masks". Text that is no UTF-8 in the model's tokens is U+FFFD in it. */
 int ps_warn_unused client_run(const struct client_opts *o, json_t **results_out, struct ps_err *err);
+
+/* What fits each masked place, on stdout. */
+void client_print_masks(json_t *results);
 
 /* The table on stderr, one for each result. */
 void client_print_table(json_t *results);

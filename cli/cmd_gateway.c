@@ -19,14 +19,22 @@ static const char usage[] =
     "  --run-dir DIR    where the deployment's sockets and doorbells are (default: by topology name)\n"
     "  --ready-fd N     write READY to this descriptor when the pipeline is whole\n";
 
+/* -1: the file names none. */
+static int32_t mask_token(const struct proc *p)
+{
+	uint32_t id = 0;
+
+	return gguf_get_u32(p->gguf, "tokenizer.ggml.mask_token_id", &id) && id < p->hp.n_vocab ? (int32_t)id
+												: -1;
+}
+
 static int serve(struct proc *p, const struct tokenizer *tok, const char *no_tok, struct ps_err *err)
 {
 	const char *names[TOPO_MAX_STAGES];
 	char path[TOPO_PATH_BYTES + 64];
 	struct gw_server_cfg cfg = {
 	    .socket_path = path,
-	    .tokenizer = tok,
-	    .no_tokenizer_why = no_tok,
+	    .ask = {.tokenizer = tok, .no_tokenizer_why = no_tok, .gguf = p->gguf},
 	    .ep = p->ep,
 	    .link_first = proc_link_down(p),
 	    .link_last = proc_link_up(p),
@@ -38,7 +46,8 @@ static int serve(struct proc *p, const struct tokenizer *tok, const char *no_tok
 		    .max_batch_tokens = p->topo->model.max_batch_tokens,
 		    .max_batches = p->topo->wire.slots,
 		    .n_stages = p->topo->n_stages,
-		    .n_vocab = p->hp.n_vocab,
+		    .hp = &p->hp,
+		    .mask_token = mask_token(p),
 		},
 	    .stage_names = names,
 	    .status = proc_status,
@@ -62,26 +71,35 @@ static int serve(struct proc *p, const struct tokenizer *tok, const char *no_tok
 	return rc;
 }
 
+/* A model without a vocabulary, or with one of a kind that we do not have, still takes token ids: why
+ * it takes no text is said at start and to each who sends one. A broken vocabulary is an error. */
+static int load_tokenizer(const struct proc *p, struct tokenizer **tok_out, char *why, size_t why_cap,
+			  struct ps_err *err)
+{
+	struct ps_err no_tok = {{0}};
+	int rc = tokenizer_load(p->gguf, tok_out, &no_tok);
+
+	if (rc != -ENOENT && rc != -ENOTSUP)
+		return rc == 0 ? 0 : ps_err_set(err, rc, "%s", no_tok.msg);
+	snprintf(why, why_cap, "%s: give token ids instead (run --prompt-ids)", no_tok.msg);
+	fprintf(stderr, "topic=tokenizer level=warn process=%s text=\"%s\"\n", p->self->name, why);
+	return 0;
+}
+
 int cmd_gateway(int argc, char **argv)
 {
 	static struct proc p;
 	struct proc_args args = {.cmd = "gateway"};
 	struct tokenizer *tok = NULL;
 	char no_text[1100] = "";
-	struct ps_err err = {{0}}, no_tok = {{0}};
+	struct ps_err err = {{0}};
 	int rc = proc_parse_args(argc, argv, usage, &args);
 
 	if (rc >= 0)
 		return rc;
 	rc = proc_load(&p, &args, &err);
-	if (rc == 0) {
-		rc = tokenizer_load(p.gguf, &tok, &no_tok);
-		if (rc == -ENOENT)
-			snprintf(no_text, sizeof(no_text), "%s: give token ids instead (run --prompt-ids)",
-				 no_tok.msg);
-		/* A model without a vocabulary still takes token ids; a broken one is an error. */
-		rc = rc == -ENOENT || rc == 0 ? 0 : ps_err_set(&err, rc, "%s", no_tok.msg);
-	}
+	if (rc == 0)
+		rc = load_tokenizer(&p, &tok, no_text, sizeof(no_text), &err);
 	if (rc == 0)
 		rc = proc_start(&p, &err);
 	if (rc == 0)

@@ -12,6 +12,7 @@
 #include "cli/client_run.h"
 #include "cli/control.h"
 #include "cli/deploy.h"
+#include "model/chat.h"
 #include "topology/launch.h"
 
 #define RUN_MAX_PROMPTS 64u
@@ -19,13 +20,24 @@
 static const char usage[] =
     "usage: penstock run [TOPOLOGY] [options]\n\n"
     "Brings a topology up (a gateway and its stages, each a process), generates text, takes it down.\n"
-    "The text comes on stdout as it is generated, then a table of times on stderr.\n\n"
+    "The text comes on stdout as it is generated, then a table of times on stderr. With a model that\n"
+    "gives embeddings (BERT and its like) say what is wanted: --embed or --fill-mask.\n\n"
     "  --topology FILE      topology file (default: the three-stage memif one that ships)\n"
     "  --model FILE         a GGUF file instead of the topology's\n"
     "  --driver D           memif or af_xdp for the links, instead of the topology's\n"
     "  --stages N           N stages instead of the topology's\n"
+    "  --ctx N              positions a sequence can have, instead of the topology's model.context\n"
+    "  --kv TYPE            elements of the KV cache: f32, f16 or q8_0, instead of model.kv\n"
+    "  --wire TYPE          activations between stages: f32, f16, bf16 or q8, instead of wire.activations\n"
     "  -p, --prompt TEXT    may be given several times: the prompts run together\n"
     "  --prompt-ids IDS     token ids instead of a text, nothing added (for a model without a vocabulary)\n"
+    "  --chat [NAME]        each prompt is a user's message, written in the chat template of the file\n"
+    "                       (auto) or in the one named: chatml, llama2, llama3, mistral, gemma, phi3,\n"
+    "                       zephyr ...\n"
+    "  --embed [KIND]       embeddings instead of text, one JSON object: pooled (one for each prompt, as\n"
+    "                       the model pools) or tokens (one for each token)\n"
+    "  --fill-mask          what fits the places of the prompt where the mask token (such as [MASK])\n"
+    "                       stands, with probabilities\n"
     "  --tokens N           tokens to generate (64)\n"
     "  --temperature T      0: greedy (0.8)\n"
     "  --top-k K, --top-p P, --min-p P, --repeat-penalty R, --repeat-last-n N\n"
@@ -44,7 +56,9 @@ struct run_opts {
 	int32_t *ids;
 	size_t n_ids;
 	struct sampler_params sampling;
-	bool json, capture;
+	const char *chat;
+	enum gw_task task;
+	bool json, capture, per_token;
 };
 
 enum {
@@ -52,6 +66,9 @@ enum {
 	OPT_MODEL,
 	OPT_DRIVER,
 	OPT_STAGES,
+	OPT_CTX,
+	OPT_KV,
+	OPT_WIRE,
 	OPT_TOKENS,
 	OPT_TEMPERATURE,
 	OPT_TOP_K,
@@ -65,6 +82,9 @@ enum {
 	OPT_ATTACH,
 	OPT_JSON,
 	OPT_IDS,
+	OPT_CHAT,
+	OPT_EMBED,
+	OPT_FILL,
 };
 
 static const struct option longs[] = {
@@ -72,8 +92,14 @@ static const struct option longs[] = {
     {"model", required_argument, NULL, OPT_MODEL},
     {"driver", required_argument, NULL, OPT_DRIVER},
     {"stages", required_argument, NULL, OPT_STAGES},
+    {"ctx", required_argument, NULL, OPT_CTX},
+    {"kv", required_argument, NULL, OPT_KV},
+    {"wire", required_argument, NULL, OPT_WIRE},
     {"prompt", required_argument, NULL, 'p'},
     {"prompt-ids", required_argument, NULL, OPT_IDS},
+    {"chat", optional_argument, NULL, OPT_CHAT},
+    {"embed", optional_argument, NULL, OPT_EMBED},
+    {"fill-mask", no_argument, NULL, OPT_FILL},
     {"tokens", required_argument, NULL, OPT_TOKENS},
     {"temperature", required_argument, NULL, OPT_TEMPERATURE},
     {"top-k", required_argument, NULL, OPT_TOP_K},
@@ -147,19 +173,96 @@ static bool is_utf8(const char *prompt)
 	return text != NULL;
 }
 
-static bool parse_option(int c, struct run_opts *o)
+/* What changes the deployment; false for an option of another kind (*known_out) too. */
+static bool parse_override(int c, struct topo_overrides *ov, bool *known_out)
 {
+	*known_out = true;
+	switch (c) {
+	case OPT_MODEL:
+		ov->model = optarg;
+		return true;
+	case OPT_DRIVER:
+		return parse_driver(optarg, &ov->driver);
+	case OPT_STAGES:
+		return cli_u32("run", "--stages", optarg, 1, TOPO_MAX_STAGES, &ov->n_stages);
+	case OPT_CTX:
+		return deploy_ctx_option("run", optarg, ov);
+	case OPT_KV:
+		return deploy_kv_option("run", optarg, ov);
+	case OPT_WIRE:
+		return deploy_wire_option("run", optarg, ov);
+	case OPT_NO_HUGE:
+		ov->no_hugepages = true;
+		return true;
+	default:
+		*known_out = false;
+		return false;
+	}
+}
+
+/* The word of an option that may go without: behind "=", or the next argument if it is one that the
+ * option knows (so that a topology's path is not taken for it). */
+static const char *optional_word(char **argv, bool (*knows)(const char *word))
+{
+	if (optarg != NULL)
+		return optarg;
+	return argv[optind] != NULL && knows(argv[optind]) ? argv[optind++] : NULL;
+}
+
+static bool is_embed_word(const char *word)
+{
+	return strcmp(word, "pooled") == 0 || strcmp(word, "tokens") == 0;
+}
+
+static bool is_chat_word(const char *word)
+{
+	enum chat_kind kind;
+
+	return strcmp(word, "auto") == 0 || chat_by_name(word, &kind, NULL) == 0;
+}
+
+static bool parse_chat(char **argv, struct run_opts *o)
+{
+	enum chat_kind kind;
+	struct ps_err err;
+
+	o->chat = optional_word(argv, is_chat_word);
+	if (o->chat == NULL)
+		o->chat = "auto";
+	if (strcmp(o->chat, "auto") == 0 || chat_by_name(o->chat, &kind, &err) == 0)
+		return true;
+	cli_usage("run", "--chat: %s", err.msg);
+	return false;
+}
+
+static bool parse_task(int c, char **argv, struct run_opts *o)
+{
+	enum gw_task task = c == OPT_EMBED ? GW_TASK_EMBED : GW_TASK_FILL;
+	const char *word = c == OPT_EMBED ? optional_word(argv, is_embed_word) : NULL;
+
+	if (o->task != GW_TASK_GENERATE && o->task != task) {
+		cli_usage("run", "--embed and --fill-mask exclude each other");
+		return false;
+	}
+	o->task = task;
+	if (word == NULL || is_embed_word(word)) {
+		o->per_token = word != NULL && strcmp(word, "tokens") == 0;
+		return true;
+	}
+	cli_usage("run", "--embed: found \"%s\", expected pooled or tokens", word);
+	return false;
+}
+
+static bool parse_option(int c, char **argv, struct run_opts *o)
+{
+	bool known, good = parse_override(c, &o->ov, &known);
+
+	if (known)
+		return good;
 	switch (c) {
 	case OPT_TOPOLOGY:
 		o->topology = optarg;
 		return true;
-	case OPT_MODEL:
-		o->ov.model = optarg;
-		return true;
-	case OPT_DRIVER:
-		return parse_driver(optarg, &o->ov.driver);
-	case OPT_STAGES:
-		return cli_u32("run", "--stages", optarg, 1, TOPO_MAX_STAGES, &o->ov.n_stages);
 	case 'p':
 		if (o->n_prompts == RUN_MAX_PROMPTS) {
 			cli_usage("run", "--prompt: found more than the %u prompts that run together",
@@ -174,9 +277,11 @@ static bool parse_option(int c, struct run_opts *o)
 		return cli_ids("run", "--prompt-ids", optarg, &o->ids, &o->n_ids);
 	case OPT_TOKENS:
 		return cli_u32("run", "--tokens", optarg, 1, 1u << 20, &o->tokens);
-	case OPT_NO_HUGE:
-		o->ov.no_hugepages = true;
-		return true;
+	case OPT_CHAT:
+		return parse_chat(argv, o);
+	case OPT_EMBED:
+	case OPT_FILL:
+		return parse_task(c, argv, o);
 	case OPT_CAPTURE:
 		o->capture = true;
 		return true;
@@ -204,7 +309,7 @@ static int parse_args(int argc, char **argv, struct run_opts *o)
 			fputs(usage, stdout);
 			return CLI_OK;
 		}
-		if (!parse_option(c, o))
+		if (!parse_option(c, argv, o))
 			return CLI_USAGE;
 	}
 	if (optind + 1 < argc)
@@ -213,14 +318,19 @@ static int parse_args(int argc, char **argv, struct run_opts *o)
 	if (optind < argc)
 		o->topology = argv[optind];
 	if (o->attach != NULL && (o->topology != NULL || o->capture || o->ov.model != NULL ||
-				  o->ov.driver >= 0 || o->ov.n_stages > 0 || o->ov.no_hugepages))
+				  o->ov.driver >= 0 || o->ov.n_stages > 0 || o->ov.no_hugepages ||
+				  o->ov.context > 0 || o->ov.kv != NULL || o->ov.activations != NULL))
 		return cli_usage("run",
 				 "--attach takes a deployment as it is: no topology, --model, --driver, "
-				 "--stages, --no-hugepages or --capture");
+				 "--stages, --ctx, --kv, --wire, --no-hugepages or --capture");
 	if (o->n_prompts > 0 && o->ids != NULL)
 		return cli_usage("run", "--prompt and --prompt-ids exclude each other");
+	if (o->chat != NULL && (o->ids != NULL || o->task != GW_TASK_GENERATE))
+		return cli_usage("run", "--chat is for a --prompt after which text is generated: not with "
+					"--prompt-ids, --embed or --fill-mask");
 	if (o->n_prompts == 0)
-		o->prompts[o->n_prompts++] = "Then the king";
+		o->prompts[o->n_prompts++] =
+		    o->task == GW_TASK_FILL ? "And the [MASK] said unto Moses" : "Then the king";
 	return -1;
 }
 
@@ -245,20 +355,25 @@ static const char *drivers_of(const struct topology *t)
 				  : topo_driver_name(used[1] ? TOPO_DRIVER_AF_XDP : TOPO_DRIVER_MEMIF);
 }
 
+/* Text has been printed as it came; embeddings are one JSON object with or without --json. */
 static int print_results(const struct run_opts *o, json_t *results, const struct topology *t)
 {
 	json_t *out;
 
-	if (!o->json) {
+	if (!o->json && o->task == GW_TASK_FILL)
+		client_print_masks(results);
+	if (!o->json)
 		client_print_table(results);
+	if (!o->json && o->task != GW_TASK_EMBED)
 		return CLI_OK;
-	}
 	out = json_pack("{s:O}", "results", results);
 	if (t != NULL) {
 		json_object_set_new(out, "topology", json_string(t->path));
 		json_object_set_new(out, "model", json_string(t->model.path));
 		json_object_set_new(out, "stages", json_integer(t->n_stages));
 		json_object_set_new(out, "driver", json_string(drivers_of(t)));
+		json_object_set_new(out, "kv", json_string(topo_kv_name(t->model.kv)));
+		json_object_set_new(out, "wire", json_string(topo_act_name(t->wire.activations)));
 	}
 	json_dumpf(out, stdout, JSON_COMPACT | JSON_REAL_PRECISION(12));
 	putchar('\n');
@@ -276,6 +391,9 @@ static int generate(const struct run_opts *o, const char *run_dir, const char *g
 	    .n_prompts = o->n_prompts,
 	    .prompt_ids = o->ids,
 	    .n_prompt_ids = o->n_ids,
+	    .task = o->task,
+	    .per_token = o->per_token,
+	    .chat = o->chat,
 	    .max_tokens = o->tokens,
 	    .sampling = o->sampling,
 	    .json = o->json,

@@ -54,6 +54,12 @@ static void stage_status(void *ctx, json_t *o)
 	proc_status(&s->p, o);
 }
 
+/* The topology's names for what back ends and messages know by their own. */
+static const enum accel_kv_dtype kv_types[] = {
+    [TOPO_KV_F32] = ACCEL_KV_F32, [TOPO_KV_F16] = ACCEL_KV_F16, [TOPO_KV_Q8_0] = ACCEL_KV_Q8_0};
+static const enum act_dtype act_types[] = {
+    [TOPO_ACT_F32] = ACT_F32, [TOPO_ACT_F16] = ACT_F16, [TOPO_ACT_BF16] = ACT_BF16, [TOPO_ACT_Q8] = ACT_Q8};
+
 static int open_core(struct stage_proc *s, struct ps_err *err)
 {
 	const struct proc *p = &s->p;
@@ -68,6 +74,8 @@ static int open_core(struct stage_proc *s, struct ps_err *err)
 	    .n_slots = p->topo->model.max_sequences,
 	    .n_ctx = p->n_ctx,
 	    .max_tokens = p->topo->model.max_batch_tokens,
+	    .kv = kv_types[p->topo->model.kv],
+	    .act_dtype = act_types[p->topo->wire.activations],
 	};
 	int rc = stage_core_open(&cfg, &s->core, err);
 

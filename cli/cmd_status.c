@@ -119,8 +119,9 @@ static void print_proc(json_t *p)
 	       json_is_true(json_object_get(p, "ready")) ? "ready" : "NOT READY");
 	if (json_object_get(p, "broken") != NULL)
 		printf(" (%s)", text_of(p, "broken"));
-	printf("  pid %lld  memory %s  slots %s  idle %s\n", int_of(p, "pid"), text_of(p, "memory"),
-	       text_of(p, "slots"), text_of(p, "idle"));
+	printf("  pid %lld  memory %s  slots %s  idle %s  context %lld  kv %s  wire %s\n", int_of(p, "pid"),
+	       text_of(p, "memory"), text_of(p, "slots"), text_of(p, "idle"), int_of(p, "context"),
+	       text_of(p, "kv"), text_of(p, "wire"));
 	if (strcmp(text_of(p, "role"), "stage") == 0)
 		printf("    blocks %lld-%lld on %s (%s, %lld threads), %lld batches, %lld rows, %.1f ms "
 		       "compute\n",

@@ -19,6 +19,9 @@ static const char up_usage[] =
     "  --model FILE         a GGUF file instead of the topology's\n"
     "  --driver D           memif or af_xdp for the links, instead of the topology's\n"
     "  --stages N           N stages instead of the topology's\n"
+    "  --ctx N              positions a sequence can have, instead of the topology's model.context\n"
+    "  --kv TYPE            elements of the KV cache: f32, f16 or q8_0, instead of model.kv\n"
+    "  --wire TYPE          activations between stages: f32, f16, bf16 or q8, instead of wire.activations\n"
     "  --no-hugepages       run without hugepages even where they could be had (slower)\n"
     "  --capture            let dpdk-dumpcap attach to the ports\n"
     "  --timeout SECONDS    how long all processes may take to be ready (60)\n\n"
@@ -39,13 +42,28 @@ struct up_opts {
 	int eal_argc;
 };
 
-enum { OPT_CHECK = 256, OPT_MODEL, OPT_DRIVER, OPT_STAGES, OPT_NO_HUGE, OPT_CAPTURE, OPT_TIMEOUT, OPT_STALE };
+enum {
+	OPT_CHECK = 256,
+	OPT_MODEL,
+	OPT_DRIVER,
+	OPT_STAGES,
+	OPT_CTX,
+	OPT_KV,
+	OPT_WIRE,
+	OPT_NO_HUGE,
+	OPT_CAPTURE,
+	OPT_TIMEOUT,
+	OPT_STALE,
+};
 
 static const struct option up_longs[] = {
     {"check", no_argument, NULL, OPT_CHECK},
     {"model", required_argument, NULL, OPT_MODEL},
     {"driver", required_argument, NULL, OPT_DRIVER},
     {"stages", required_argument, NULL, OPT_STAGES},
+    {"ctx", required_argument, NULL, OPT_CTX},
+    {"kv", required_argument, NULL, OPT_KV},
+    {"wire", required_argument, NULL, OPT_WIRE},
     {"no-hugepages", no_argument, NULL, OPT_NO_HUGE},
     {"capture", no_argument, NULL, OPT_CAPTURE},
     {"timeout", required_argument, NULL, OPT_TIMEOUT},
@@ -63,6 +81,39 @@ static bool set_driver(const char *text, struct topo_overrides *ov)
 	return ov->driver >= 0;
 }
 
+static bool up_option(int c, struct up_opts *o)
+{
+	switch (c) {
+	case OPT_CHECK:
+		o->check = true;
+		return true;
+	case OPT_MODEL:
+		o->ov.model = optarg;
+		return true;
+	case OPT_DRIVER:
+		return set_driver(optarg, &o->ov);
+	case OPT_STAGES:
+		return cli_u32("up", "--stages", optarg, 1, TOPO_MAX_STAGES, &o->ov.n_stages);
+	case OPT_CTX:
+		return deploy_ctx_option("up", optarg, &o->ov);
+	case OPT_KV:
+		return deploy_kv_option("up", optarg, &o->ov);
+	case OPT_WIRE:
+		return deploy_wire_option("up", optarg, &o->ov);
+	case OPT_NO_HUGE:
+		o->ov.no_hugepages = true;
+		return true;
+	case OPT_CAPTURE:
+		o->capture = true;
+		return true;
+	case OPT_TIMEOUT:
+		return cli_u32("up", "--timeout", optarg, 1, 86400, &o->timeout_s);
+	default:
+		cli_see_help("up");
+		return false;
+	}
+}
+
 /* -1: go on; else the exit code. */
 static int parse_up(int argc, char **argv, struct up_opts *o)
 {
@@ -74,37 +125,11 @@ static int parse_up(int argc, char **argv, struct up_opts *o)
 	o->eal_argv = own < argc ? argv + own + 1 : NULL;
 	o->eal_argc = own < argc ? argc - own - 1 : 0;
 	while ((c = getopt_long(own, argv, "h", up_longs, NULL)) != -1) {
-		bool ok = true;
-
-		switch (c) {
-		case OPT_CHECK:
-			o->check = true;
-			break;
-		case OPT_MODEL:
-			o->ov.model = optarg;
-			break;
-		case OPT_DRIVER:
-			ok = set_driver(optarg, &o->ov);
-			break;
-		case OPT_STAGES:
-			ok = cli_u32("up", "--stages", optarg, 1, TOPO_MAX_STAGES, &o->ov.n_stages);
-			break;
-		case OPT_NO_HUGE:
-			o->ov.no_hugepages = true;
-			break;
-		case OPT_CAPTURE:
-			o->capture = true;
-			break;
-		case OPT_TIMEOUT:
-			ok = cli_u32("up", "--timeout", optarg, 1, 86400, &o->timeout_s);
-			break;
-		case 'h':
+		if (c == 'h') {
 			fputs(up_usage, stdout);
 			return CLI_OK;
-		default:
-			return cli_see_help("up");
 		}
-		if (!ok)
+		if (!up_option(c, o))
 			return CLI_USAGE;
 	}
 	if (own - optind != 1)
@@ -163,6 +188,8 @@ static void print_topology(const struct topology *t, uint32_t n_layers)
 		printf("model: %s (%u blocks)\n", t->model.path, n_layers);
 	else
 		printf("model: %s (not there: blocks are not checked against it)\n", t->model.path);
+	printf("KV cache: %s, activations on the wire: %s\n", topo_kv_name(t->model.kv),
+	       topo_act_name(t->wire.activations));
 	for (uint32_t i = 0; i < t->n_nodes; i++)
 		printf("node %s: host %s%s%s, %u MB of hugepages a process\n", t->nodes[i].name,
 		       t->nodes[i].host, t->nodes[i].netns[0] ? ", network namespace " : "",

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/cli.h"
 #include "topology/launch.h"
 
 #define DEFAULT_TOPOLOGY "three-stages-memif.yaml"
@@ -45,6 +46,33 @@ int deploy_context(const struct topology *t, const struct model_hparams *hp, uin
 				  t->path, n, hp->n_ctx_max, t->model.path);
 	*n_ctx_out = n;
 	return 0;
+}
+
+bool deploy_ctx_option(const char *cmd, const char *arg, struct topo_overrides *ov)
+{
+	return cli_u32(cmd, "--ctx", arg, 1, TOPO_CONTEXT_MAX, &ov->context);
+}
+
+bool deploy_kv_option(const char *cmd, const char *arg, struct topo_overrides *ov)
+{
+	enum topo_kv unused;
+
+	ov->kv = arg;
+	if (topo_kv_by_name(arg, &unused))
+		return true;
+	cli_usage(cmd, "--kv: found \"%s\", expected " TOPO_KV_NAMES, arg);
+	return false;
+}
+
+bool deploy_wire_option(const char *cmd, const char *arg, struct topo_overrides *ov)
+{
+	enum topo_act unused;
+
+	ov->activations = arg;
+	if (topo_act_by_name(arg, &unused))
+		return true;
+	cli_usage(cmd, "--wire: found \"%s\", expected " TOPO_ACT_NAMES, arg);
+	return false;
 }
 
 /* From a build tree, the source's own; from an installation, the data directory's. */

@@ -16,6 +16,11 @@
 int ps_warn_unused deploy_resolve(struct topology *t, struct gguf **gguf_out, struct model_hparams *hp_out,
 				  struct ps_err *err);
 
+/* --ctx, --kv and --wire of `cmd`: false, and the usage error is on stderr. */
+bool deploy_ctx_option(const char *cmd, const char *arg, struct topo_overrides *ov);
+bool deploy_kv_option(const char *cmd, const char *arg, struct topo_overrides *ov);
+bool deploy_wire_option(const char *cmd, const char *arg, struct topo_overrides *ov);
+
 /* Positions a sequence may have: model.context, or the model's own, at most 4096. */
 int ps_warn_unused deploy_context(const struct topology *t, const struct model_hparams *hp,
 				  uint32_t *n_ctx_out, struct ps_err *err);

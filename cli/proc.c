@@ -325,11 +325,14 @@ static void say_start(const struct proc *p)
 {
 	uint32_t i;
 
-	fprintf(
-	    stderr, "topic=start process=%s pid=%d memory=\"%s\" slots=%s idle=%s blocks=%u-%u context=%u\n",
-	    p->self->name, (int)getpid(), nic_describe(), dp_slots_memory_name(dp_slots_memory(p->rx_slots)),
-	    p->self->idle == TOPO_IDLE_SPIN ? "spin" : "adaptive", p->self->block_first,
-	    p->self->block_last > 0 ? p->self->block_last - 1 : 0, p->n_ctx);
+	fprintf(stderr,
+		"topic=start process=%s pid=%d memory=\"%s\" slots=%s idle=%s blocks=%u-%u context=%u "
+		"kv=%s wire=%s\n",
+		p->self->name, (int)getpid(), nic_describe(),
+		dp_slots_memory_name(dp_slots_memory(p->rx_slots)),
+		p->self->idle == TOPO_IDLE_SPIN ? "spin" : "adaptive", p->self->block_first,
+		p->self->block_last > 0 ? p->self->block_last - 1 : 0, p->n_ctx,
+		topo_kv_name(p->topo->model.kv), topo_act_name(p->topo->wire.activations));
 	for (i = 0; i < p->n_ports; i++)
 		fprintf(stderr, "topic=port process=%s port=%u %s\n", p->self->name, i,
 			p->ports[i]->ops->describe(p->ports[i]));
@@ -472,6 +475,9 @@ void proc_status(void *ctx, json_t *object)
 	json_object_set_new(object, "model", json_string(gguf_path(p->gguf)));
 	json_object_set_new(object, "memory", json_string(nic_describe()));
 	json_object_set_new(object, "slots", json_string(dp_slots_memory_name(dp_slots_memory(p->rx_slots))));
+	json_object_set_new(object, "context", json_integer(p->n_ctx));
+	json_object_set_new(object, "kv", json_string(topo_kv_name(p->topo->model.kv)));
+	json_object_set_new(object, "wire", json_string(topo_act_name(p->topo->wire.activations)));
 	json_object_set_new(object, "idle",
 			    json_string(p->self->idle == TOPO_IDLE_SPIN ? "spin" : "adaptive"));
 	json_object_set_new(

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,7 +15,10 @@
 #define SRV_MAX_CLIENTS  64u
 #define SRV_MAX_REQUESTS 320u       /* of all clients together */
 #define SRV_POLL_NS      1000000ull /* how often clients are looked at while tokens flow */
+#define SRV_OPS          "\"generate\", \"embed\", \"fill\" or \"status\""
 #define SRV_IDLE_WAIT_NS 100000000ull
+/* Rows of values wait here, not in a client's output, which has a bound: so much of it is kept full. */
+#define SRV_ROWS_AHEAD (256u << 10)
 
 static_assert(SRV_MAX_CLIENTS + 1 <= DP_BELL_MAX_FDS, "one wait takes all clients");
 
@@ -25,6 +29,13 @@ struct request {
 	uint32_t seq;
 	struct tokenizer_stream stream;
 	uint32_t n_prompt;
+	enum gw_task task;
+	bool per_token;
+	/* The answer of an embed or fill request, sent a row an event as the client takes it. */
+	float *rows;        /* [n_rows, width], NULL: none */
+	int32_t *positions; /* [n_rows] */
+	uint32_t n_rows, width, next_row;
+	json_t *done; /* the event that comes after them; its sequence is over */
 };
 
 struct tx_buf {
@@ -87,10 +98,123 @@ static void send_text(struct request *r, int32_t token, const char *text, size_t
 	gw_conn_send(r->conn, o);
 }
 
+static void free_request(struct request *r)
+{
+	json_decref(r->id);
+	json_decref(r->done);
+	free(r->rows);
+	free(r->positions);
+	memset(r, 0, sizeof(*r));
+}
+
+/* One float32 as the shortest number that reads back as the same one, or nearly: 12 digits are enough. */
+static json_t *number(float x)
+{
+	return json_real((double)x);
+}
+
+/* The text of one token by itself. */
+static json_t *token_text(const struct gw_server *srv, int32_t id)
+{
+	char *text = NULL;
+	size_t len = 0;
+	json_t *s = NULL;
+
+	if (srv->cfg.ask.tokenizer != NULL &&
+	    tokenizer_decode(srv->cfg.ask.tokenizer, &id, 1, &text, &len) == 0)
+		s = json_stringn(text, len);
+	free(text);
+	return s != NULL ? s : json_string("");
+}
+
+static json_t *candidates(const struct gw_server *srv, const float *row)
+{
+	json_t *list = json_array();
+	uint32_t i;
+
+	for (i = 0; i < ACT_FILL_BEST; i++) {
+		const float id = row[2 * i];
+
+		if (id < 0) /* a vocabulary of fewer tokens */
+			break;
+		json_array_append_new(list, json_pack("{s:i, s:o, s:o}", "token", (int)id, "text",
+						      token_text(srv, (int32_t)id), "probability",
+						      number(row[2 * i + 1])));
+	}
+	return list;
+}
+
+static const char *pooling_name(const struct gw_server *srv)
+{
+	static const char *const names[] = {[MODEL_POOL_NONE] = "mean",
+					    [MODEL_POOL_MEAN] = "mean",
+					    [MODEL_POOL_CLS] = "cls",
+					    [MODEL_POOL_LAST] = "last"};
+
+	return names[srv->cfg.sched.hp->pooling];
+}
+
+static void send_row(struct request *r)
+{
+	const float *row = r->rows + (size_t)r->next_row * r->width;
+	json_t *o = event(r, r->task == GW_TASK_FILL ? "fill" : "embedding"), *values;
+	uint32_t i;
+
+	if (r->task == GW_TASK_FILL || r->per_token)
+		json_object_set_new(o, "position", json_integer(r->positions[r->next_row]));
+	else
+		json_object_set_new(o, "pooling", json_string(pooling_name(r->srv)));
+	r->next_row++;
+	if (r->task == GW_TASK_FILL) {
+		json_object_set_new(o, "candidates", candidates(r->srv, row));
+	} else {
+		values = json_array();
+		for (i = 0; i < r->width; i++)
+			json_array_append_new(values, number(row[i]));
+		json_object_set_new(o, "values", values);
+	}
+	gw_conn_send(r->conn, o);
+}
+
+/* As many rows as the client's output should hold now; after the last one the request is over. */
+static void send_rows(struct request *r)
+{
+	while (r->next_row < r->n_rows && !r->conn->broken && r->conn->out_len < SRV_ROWS_AHEAD)
+		send_row(r);
+	if (r->next_row < r->n_rows)
+		return;
+	gw_conn_send(r->conn, json_incref(r->done));
+	free_request(r);
+}
+
+static bool all_finite(const float *x, size_t n)
+{
+	size_t i;
+
+	for (i = 0; i < n && isfinite(x[i]); i++)
+		;
+	return i == n;
+}
+
+static void on_values(void *user, const struct gw_values *v)
+{
+	const size_t n = (size_t)v->n_rows * v->width;
+	struct request *r = user;
+
+	r->n_rows = v->n_rows;
+	r->width = v->width;
+	r->rows = all_finite(v->rows, n) ? malloc(n * sizeof(float)) : NULL;
+	r->positions = malloc(v->n_rows * sizeof(*r->positions));
+	if (r->rows == NULL || r->positions == NULL)
+		return; /* on_done says so */
+	memcpy(r->rows, v->rows, n * sizeof(float));
+	memcpy(r->positions, v->positions, v->n_rows * sizeof(*r->positions));
+}
+
 static bool on_token(void *user, int32_t id)
 {
 	struct request *r = user;
-	const struct tokenizer *t = r->srv->cfg.tokenizer;
+	const struct tokenizer *t = r->srv->cfg.ask.tokenizer;
 	char text[TOKENIZER_STREAM_BYTES];
 	size_t len = 0;
 
@@ -133,103 +257,50 @@ static json_t *timing_json(const struct gw_server *srv, const struct gw_timing *
 		}
 		json_array_append_new(hops, hop);
 	}
-	o = json_pack("{s:I, s:I, s:o, s:f, s:o, s:o}", "ttft_ns", (json_int_t)t->ttft_ns, "total_ns",
-		      (json_int_t)(t->n_generated > 0 ? t->last_ns - t->submit_ns : 0), "token_ns",
-		      stat_json(&token), "tokens_per_s",
-		      token.sum_ns > 0 ? (double)t->n_tokens * 1e9 / (double)token.sum_ns : 0.0,
-		      "network_share", share < 0 ? json_null() : json_real(share), "hops", hops);
+	o = json_pack(
+	    "{s:I, s:I, s:o, s:f, s:o, s:o}", "ttft_ns", (json_int_t)t->ttft_ns, "total_ns",
+	    (json_int_t)(t->last_ns > 0 ? t->last_ns - t->submit_ns : 0), "token_ns", stat_json(&token),
+	    "tokens_per_s",
+	    t->n_generated > 0 && token.sum_ns > 0 ? (double)t->n_tokens * 1e9 / (double)token.sum_ns : 0.0,
+	    "network_share", share < 0 ? json_null() : json_real(share), "hops", hops);
 	return o;
 }
 
-static void free_request(struct request *r)
+static void finish(struct request *r, enum gw_reason reason, const struct gw_timing *timing)
 {
-	json_decref(r->id);
-	memset(r, 0, sizeof(*r));
+	static const char *const names[] = {"stop", "length", "cancelled", "error"};
+	json_t *o = event(r, "done");
+
+	json_object_set_new(o, "reason", json_string(names[reason]));
+	json_object_set_new(o, "prompt_tokens", json_integer(r->n_prompt));
+	json_object_set_new(o, "tokens", json_integer(timing->n_generated));
+	json_object_set_new(o, "timing", timing_json(r->srv, timing));
+	r->done = o;
+	send_rows(r);
 }
 
 static void on_done(void *user, enum gw_reason reason, const char *error, const struct gw_timing *timing)
 {
-	static const char *const names[] = {"stop", "length", "cancelled", "error"};
 	struct request *r = user;
 	char text[16];
 	size_t len = tokenizer_stream_flush(&r->stream, text, sizeof(text));
-	json_t *o;
 
-	if (r->conn != NULL && reason == GW_REASON_ERROR) {
-		send_error(r->conn, r->id, error);
-	} else if (r->conn != NULL) {
+	if (reason == GW_REASON_STOP && r->n_rows > 0 && (r->rows == NULL || r->positions == NULL)) {
+		reason = GW_REASON_ERROR;
+		error = "the model's values are not all numbers, or there is no memory for them";
+	}
+	if (r->conn != NULL && reason != GW_REASON_ERROR) {
 		if (len > 0)
 			send_text(r, -1, text, len);
-		o = event(r, "done");
-		json_object_set_new(o, "reason", json_string(names[reason]));
-		json_object_set_new(o, "prompt_tokens", json_integer(r->n_prompt));
-		json_object_set_new(o, "tokens", json_integer(timing->n_generated));
-		json_object_set_new(o, "timing", timing_json(r->srv, timing));
-		gw_conn_send(r->conn, o);
+		finish(r, reason, timing);
+		return;
 	}
+	if (r->conn != NULL)
+		send_error(r->conn, r->id, error);
 	free_request(r);
 }
 
-static const struct gw_sink request_sink = {.token = on_token, .done = on_done};
-
-/* The request's numbers; NULL, or what is wrong. A missing key keeps its default. */
-static const char *read_numbers(json_t *o, struct gw_request *req)
-{
-	double temperature = 0, top_p = 1, min_p = 0, penalty = 1;
-	json_int_t max_tokens = 64, top_k = 0, last_n = 64, seed = 0;
-
-	if (json_unpack(o, "{s?I, s?F, s?I, s?F, s?F, s?F, s?I, s?I}", "max_tokens", &max_tokens,
-			"temperature", &temperature, "top_k", &top_k, "top_p", &top_p, "min_p", &min_p,
-			"repeat_penalty", &penalty, "repeat_last_n", &last_n, "seed", &seed) != 0)
-		return "a number was expected for max_tokens, temperature, top_k, top_p, min_p, "
-		       "repeat_penalty, "
-		       "repeat_last_n and seed";
-	if (max_tokens < 0 || max_tokens > INT32_MAX || top_k < 0 || top_k > INT32_MAX || last_n < 0 ||
-	    last_n > INT32_MAX)
-		return "max_tokens, top_k and repeat_last_n must be from 0 to 2147483647";
-	sampler_params_default(&req->sampling);
-	req->max_tokens = (uint32_t)max_tokens;
-	req->sampling.temperature = (float)temperature;
-	req->sampling.top_k = (int32_t)top_k;
-	req->sampling.top_p = (float)top_p;
-	req->sampling.min_p = (float)min_p;
-	req->sampling.repeat_penalty = (float)penalty;
-	req->sampling.repeat_last_n = (int32_t)last_n;
-	req->sampling.seed = (uint64_t)seed;
-	return NULL;
-}
-
-/* Token ids from "tokens" or from "prompt"; malloc'd. NULL return: fine, else what is wrong. */
-static const char *read_prompt(struct gw_server *srv, json_t *o, int32_t **ids_out, size_t *n_out)
-{
-	json_t *tokens = json_object_get(o, "tokens"), *prompt = json_object_get(o, "prompt"), *v;
-	size_t i;
-	int rc;
-
-	if (json_is_array(tokens)) {
-		*n_out = json_array_size(tokens);
-		*ids_out = malloc((*n_out + 1) * sizeof(**ids_out));
-		if (*ids_out == NULL)
-			return "out of memory";
-		json_array_foreach(tokens, i, v)
-		{
-			if (!json_is_integer(v) || json_integer_value(v) < 0 ||
-			    json_integer_value(v) > INT32_MAX)
-				return "\"tokens\" must be an array of token ids";
-			(*ids_out)[i] = (int32_t)json_integer_value(v);
-		}
-		return NULL;
-	}
-	if (!json_is_string(prompt))
-		return "expected \"prompt\" (a text) or \"tokens\" (an array of ids)";
-	if (srv->cfg.tokenizer == NULL)
-		return srv->cfg.no_tokenizer_why;
-	rc = tokenizer_encode(srv->cfg.tokenizer, json_string_value(prompt), json_string_length(prompt), true,
-			      true, ids_out, n_out);
-	if (rc == -EILSEQ)
-		return "the prompt has a character for which the model's vocabulary has no token";
-	return rc == 0 ? NULL : "out of memory for the prompt's tokens";
-}
+static const struct gw_sink request_sink = {.token = on_token, .values = on_values, .done = on_done};
 
 static struct request *new_request(struct gw_server *srv, struct gw_conn *conn, json_t *id)
 {
@@ -249,35 +320,29 @@ static struct request *new_request(struct gw_server *srv, struct gw_conn *conn, 
 	return NULL;
 }
 
-static void op_generate(struct gw_server *srv, struct gw_conn *conn, json_t *o)
+static void op_request(struct gw_server *srv, struct gw_conn *conn, json_t *o, enum gw_task task)
 {
-	struct gw_request req = {.sink = &request_sink};
 	json_t *id = json_object_get(o, "id");
+	struct gw_request req;
 	struct ps_err err = {{0}};
+	struct request *r = NULL;
 	int32_t *ids = NULL;
-	struct request *r;
-	size_t n = 0;
-	const char *bad = read_numbers(o, &req);
+	int rc = gw_ask_read(&srv->cfg.ask, o, task, &req, &ids, &err);
 
-	if (bad == NULL)
-		bad = read_prompt(srv, o, &ids, &n);
-	if (bad == NULL && n > UINT32_MAX)
-		bad = "the prompt is too long";
-	r = bad == NULL ? new_request(srv, conn, id) : NULL;
-	if (bad == NULL && r == NULL)
-		bad = "too many requests: try again later";
-	if (bad != NULL) {
-		send_error(conn, id, bad);
-		free(ids);
-		return;
+	if (rc == 0 && (r = new_request(srv, conn, id)) == NULL)
+		rc = ps_err_set(&err, -EAGAIN, "too many requests: try again later");
+	if (rc == 0) {
+		req.sink = &request_sink;
+		req.user = r;
+		r->task = task;
+		r->per_token = req.per_token;
+		r->n_prompt = req.n_tokens;
+		rc = gw_sched_submit(srv->sched, &req, ps_now_ns(), &r->seq, &err);
 	}
-	req.tokens = ids;
-	req.n_tokens = (uint32_t)n;
-	req.user = r;
-	r->n_prompt = (uint32_t)n;
-	if (gw_sched_submit(srv->sched, &req, ps_now_ns(), &r->seq, &err) != 0) {
+	if (rc != 0) {
 		send_error(conn, id, err.msg);
-		free_request(r);
+		if (r != NULL)
+			free_request(r);
 	}
 	free(ids);
 }
@@ -306,18 +371,19 @@ static void serve_line(struct gw_server *srv, struct gw_conn *conn, const char *
 	json_t *o = json_loads(line, 0, &jerr);
 	const char *op = json_string_value(json_object_get(o, "op"));
 	char text[JSON_ERROR_TEXT_LENGTH + 64];
+	enum gw_task task;
 
 	if (o == NULL) {
 		snprintf(text, sizeof(text), "not JSON: column %d: %s", jerr.column, jerr.text);
 		send_error(conn, NULL, text);
 	} else if (op == NULL)
-		send_error(conn, NULL, "expected a JSON object with \"op\": \"generate\" or \"status\"");
-	else if (strcmp(op, "generate") == 0)
-		op_generate(srv, conn, o);
+		send_error(conn, NULL, "expected a JSON object with \"op\": " SRV_OPS);
+	else if (gw_ask_task(op, &task))
+		op_request(srv, conn, o, task);
 	else if (strcmp(op, "status") == 0)
 		op_status(srv, conn);
 	else
-		send_error(conn, json_object_get(o, "id"), "unknown op: expected \"generate\" or \"status\"");
+		send_error(conn, json_object_get(o, "id"), "unknown op: expected " SRV_OPS);
 	json_decref(o);
 }
 
@@ -330,7 +396,10 @@ static void drop_conn(struct gw_server *srv, struct gw_conn *conn)
 
 		if (r->srv != NULL && r->conn == conn) {
 			r->conn = NULL;
-			gw_sched_cancel(srv->sched, r->seq, ps_now_ns());
+			if (r->done != NULL)
+				free_request(r);
+			else
+				gw_sched_cancel(srv->sched, r->seq, ps_now_ns());
 		}
 	}
 	gw_conn_close(conn);
@@ -374,6 +443,10 @@ static void serve_clients(struct gw_server *srv, uint64_t now_ns)
 		gw_conn_flush(c);
 		if (!open || c->broken)
 			drop_conn(srv, c);
+	}
+	for (i = 0; i < SRV_MAX_REQUESTS; i++) {
+		if (srv->requests[i].done != NULL)
+			send_rows(&srv->requests[i]);
 	}
 }
 
@@ -548,6 +621,10 @@ void gw_server_destroy(struct gw_server *srv)
 		return;
 	if (srv->sched != NULL)
 		gw_sched_break(srv->sched, "the gateway stops");
+	for (i = 0; i < SRV_MAX_REQUESTS; i++) {
+		if (srv->requests[i].srv != NULL)
+			free_request(&srv->requests[i]);
+	}
 	for (i = 0; i < SRV_MAX_CLIENTS; i++) {
 		if (srv->conns[i].fd >= 0)
 			gw_conn_close(&srv->conns[i]);

@@ -16,15 +16,14 @@
 
 #include "base/err.h"
 #include "dataplane/endpoint.h"
+#include "gateway/ask.h"
 #include "gateway/sched.h"
-#include "model/tokenizer.h"
 
 struct gw_server;
 
 struct gw_server_cfg {
 	const char *socket_path;
-	const struct tokenizer *tokenizer; /* NULL: the model has no vocabulary, clients send token ids */
-	const char *no_tokenizer_why;
+	struct gw_ask_cfg ask; /* the model's vocabulary and file */
 	struct dp_endpoint *ep;
 	uint32_t link_first; /* to the first stage */
 	uint32_t link_last;  /* from the last stage; may be the same */

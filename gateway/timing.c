@@ -76,6 +76,14 @@ void gw_timing_add(struct gw_timing *t, const struct act *a, uint64_t rx_ns)
 	t->last_ns = rx_ns;
 }
 
+void gw_timing_add_values(struct gw_timing *t, const struct act *a, uint64_t rx_ns)
+{
+	t->ttft_ns = diff(t->submit_ns, rx_ns);
+	t->last_ns = rx_ns;
+	if (t->n_tokens < t->cap && a->n_hops == t->n_procs)
+		add_decode(t, a, rx_ns);
+}
+
 static int cmp_u64(const void *a, const void *b)
 {
 	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;

@@ -34,6 +34,9 @@ void gw_timing_fini(struct gw_timing *t);
 /* A token has come: `a` is the answer with its hops, rx_ns its arrival. */
 void gw_timing_add(struct gw_timing *t, const struct act *a, uint64_t rx_ns);
 
+/* The answer to a request that has no tokens has come: its one batch counts as a token's time. */
+void gw_timing_add_values(struct gw_timing *t, const struct act *a, uint64_t rx_ns);
+
 struct gw_timing_stat {
 	bool known;
 	uint64_t p50_ns, p99_ns, sum_ns;

@@ -121,6 +121,21 @@ static int override_driver(struct yr *r, struct topo_file *f, int driver)
 	return 0;
 }
 
+/* Of the model and of what goes over the wire; they leave the pipeline's shape alone. */
+static int override_values(struct yr *r, struct topo_file *f, const struct topo_overrides *ov)
+{
+	if (ov->context != 0)
+		f->model.context = ov->context;
+	if (ov->kv != NULL && !topo_kv_by_name(ov->kv, &f->model.kv))
+		return ps_err_set(r->err, -EINVAL,
+				  "found KV cache type %s asked for; expected " TOPO_KV_NAMES, ov->kv);
+	if (ov->activations != NULL && !topo_act_by_name(ov->activations, &f->wire.activations))
+		return ps_err_set(r->err, -EINVAL,
+				  "found activations of type %s asked for; expected " TOPO_ACT_NAMES,
+				  ov->activations);
+	return 0;
+}
+
 static int apply_overrides(struct yr *r, struct topo_file *f, const struct topo_overrides *ov)
 {
 	int rc = 0;
@@ -133,7 +148,7 @@ static int apply_overrides(struct yr *r, struct topo_file *f, const struct topo_
 		rc = override_driver(r, f, ov->driver);
 	for (uint32_t i = 0; ov->no_hugepages && i < f->n_nodes; i++)
 		f->nodes[i].v.hugepages_mb = 0;
-	return rc;
+	return rc != 0 ? rc : override_values(r, f, ov);
 }
 
 /* ---- name and model ---- */

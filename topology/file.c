@@ -15,6 +15,10 @@ static const struct yr_choice idle_choices[] = {
     {"adaptive", TOPO_IDLE_ADAPTIVE}, {"spin", TOPO_IDLE_SPIN}, {NULL, 0}};
 static const struct yr_choice tristate_choices[] = {
     {"auto", TOPO_AUTO}, {"on", TOPO_ON}, {"off", TOPO_OFF}, {NULL, 0}};
+static const struct yr_choice kv_choices[] = {
+    {"f32", TOPO_KV_F32}, {"f16", TOPO_KV_F16}, {"q8_0", TOPO_KV_Q8_0}, {NULL, 0}};
+static const struct yr_choice act_choices[] = {
+    {"f32", TOPO_ACT_F32}, {"f16", TOPO_ACT_F16}, {"bf16", TOPO_ACT_BF16}, {"q8", TOPO_ACT_Q8}, {NULL, 0}};
 
 static const char *text_of(const yaml_node_t *n)
 {
@@ -26,9 +30,10 @@ static const char *text_of(const yaml_node_t *n)
 #define MODEL(f) AT(struct topo_model, f)
 static const struct yr_key model_keys[] = {
     {.name = "path", .kind = YR_TEXT, .offset = MODEL(path), .max = TOPO_PATH_BYTES, .required = true},
-    {.name = "context", .kind = YR_U32, .offset = MODEL(context), .max = 1u << 20},
+    {.name = "context", .kind = YR_U32, .offset = MODEL(context), .max = TOPO_CONTEXT_MAX},
     {.name = "max_sequences", .kind = YR_U32, .offset = MODEL(max_sequences), .min = 1, .max = 1024},
     {.name = "max_batch_tokens", .kind = YR_U32, .offset = MODEL(max_batch_tokens), .min = 1, .max = 65536},
+    {.name = "kv", .kind = YR_CHOICE, .offset = MODEL(kv), .choices = kv_choices},
 };
 
 /* "model: PATH" is short for "model: {path: PATH}". */
@@ -82,6 +87,7 @@ static const struct yr_key wire_keys[] = {
     {.name = "dead_after_ms", .kind = YR_U32, .offset = FILE_WIRE(dead_after_ms), .min = 10, .max = 600000},
     {.name = "udp_port", .kind = YR_CUSTOM, .custom = read_wire_port},
     {.name = "capture", .kind = YR_BOOL, .offset = FILE_WIRE(capture)},
+    {.name = "activations", .kind = YR_CHOICE, .offset = FILE_WIRE(activations), .choices = act_choices},
 };
 
 static int read_wire(struct yr *r, const yaml_node_t *n, void *obj)

@@ -21,6 +21,48 @@ const char *topo_driver_name(enum topo_driver d)
 	return "unknown";
 }
 
+static const char *const kv_names[] = {[TOPO_KV_F32] = "f32", [TOPO_KV_F16] = "f16", [TOPO_KV_Q8_0] = "q8_0"};
+static const char *const act_names[] = {
+    [TOPO_ACT_F32] = "f32", [TOPO_ACT_F16] = "f16", [TOPO_ACT_BF16] = "bf16", [TOPO_ACT_Q8] = "q8"};
+
+#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
+
+static int name_index(const char *const *names, size_t n, const char *name)
+{
+	for (size_t i = 0; i < n; i++)
+		if (strcmp(names[i], name) == 0)
+			return (int)i;
+	return -1;
+}
+
+const char *topo_kv_name(enum topo_kv kv)
+{
+	return kv_names[kv];
+}
+
+const char *topo_act_name(enum topo_act act)
+{
+	return act_names[act];
+}
+
+bool topo_kv_by_name(const char *name, enum topo_kv *kv_out)
+{
+	int i = name_index(kv_names, COUNT(kv_names), name);
+
+	if (i >= 0)
+		*kv_out = (enum topo_kv)i;
+	return i >= 0;
+}
+
+bool topo_act_by_name(const char *name, enum topo_act *act_out)
+{
+	int i = name_index(act_names, COUNT(act_names), name);
+
+	if (i >= 0)
+		*act_out = (enum topo_act)i;
+	return i >= 0;
+}
+
 static int set_topology_path(const char *path, struct topology *t, struct ps_err *err)
 {
 	char real[PATH_MAX];
@@ -186,6 +228,8 @@ uint64_t topo_hash(const struct topology *t)
 	h = hash_u64(h, t->model.context);
 	h = hash_u64(h, t->model.max_sequences);
 	h = hash_u64(h, t->model.max_batch_tokens);
+	h = hash_u64(h, t->model.kv);
+	h = hash_u64(h, t->wire.activations);
 	h = hash_u64(h, t->wire.driver);
 	h = hash_u64(h, t->wire.mtu);
 	h = hash_u64(h, t->wire.window_bytes);

@@ -15,17 +15,21 @@
 
 #include "base/err.h"
 
-#define TOPO_NAME_BYTES 32u
-#define TOPO_PATH_BYTES 512u
-#define TOPO_MAX_NODES  64u
-#define TOPO_MAX_STAGES 64u
-#define TOPO_MAX_PROCS  (TOPO_MAX_STAGES + 1u)
-#define TOPO_MAX_LINKS  (TOPO_MAX_STAGES + 1u)
-#define TOPO_MAX_CORES  64u
+#define TOPO_NAME_BYTES  32u
+#define TOPO_PATH_BYTES  512u
+#define TOPO_MAX_NODES   64u
+#define TOPO_MAX_STAGES  64u
+#define TOPO_MAX_PROCS   (TOPO_MAX_STAGES + 1u)
+#define TOPO_MAX_LINKS   (TOPO_MAX_STAGES + 1u)
+#define TOPO_MAX_CORES   64u
+#define TOPO_CONTEXT_MAX (1u << 20)
 
 enum topo_driver { TOPO_DRIVER_MEMIF, TOPO_DRIVER_AF_XDP, TOPO_DRIVER_LOOPBACK };
 enum topo_idle { TOPO_IDLE_ADAPTIVE, TOPO_IDLE_SPIN };
 enum topo_tristate { TOPO_AUTO, TOPO_ON, TOPO_OFF };
+/* Elements of the KV cache, and of activations between stages. */
+enum topo_kv { TOPO_KV_F32, TOPO_KV_F16, TOPO_KV_Q8_0 };
+enum topo_act { TOPO_ACT_F32, TOPO_ACT_F16, TOPO_ACT_BF16, TOPO_ACT_Q8 };
 
 struct topo_node {
 	char name[TOPO_NAME_BYTES];
@@ -76,6 +80,7 @@ struct topo_wire {
 	uint32_t dead_after_ms;
 	uint16_t udp_port;
 	bool capture; /* dpdk-dumpcap may attach */
+	enum topo_act activations;
 };
 
 struct topo_model {
@@ -83,6 +88,7 @@ struct topo_model {
 	uint32_t context;           /* positions a sequence; 0: the model's, at most 4096 */
 	uint32_t max_sequences;     /* KV slots */
 	uint32_t max_batch_tokens;  /* rows of one activation message */
+	enum topo_kv kv;
 };
 
 struct topology {
@@ -105,6 +111,8 @@ struct topo_overrides {
 	int driver;        /* enum topo_driver, or -1 */
 	uint32_t n_stages; /* replaces the stages by N with automatic ranges on the same nodes */
 	bool no_hugepages;
+	uint32_t context;
+	const char *kv, *activations; /* by name */
 };
 
 /* Errors: -errno of the file, -EINVAL with "file:line:column: what was found; what was expected". */
@@ -129,5 +137,12 @@ uint32_t topo_gateway(const struct topology *t); /* its index among procs */
 uint64_t topo_hash(const struct topology *t);
 
 const char *topo_driver_name(enum topo_driver d);
+const char *topo_kv_name(enum topo_kv kv);
+const char *topo_act_name(enum topo_act act);
+/* False: no such name (TOPO_KV_NAMES and TOPO_ACT_NAMES have them for texts). */
+bool topo_kv_by_name(const char *name, enum topo_kv *kv_out);
+bool topo_act_by_name(const char *name, enum topo_act *act_out);
+#define TOPO_KV_NAMES  "f32, f16 or q8_0"
+#define TOPO_ACT_NAMES "f32, f16, bf16 or q8"
 
 #endif

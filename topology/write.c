@@ -80,12 +80,13 @@ static void write_all(FILE *f, const struct topology *t)
 	fprintf(f, "# Written by penstock: every default and derived value filled in.\n");
 	fprintf(f, "version: 1\nname: \"%s\"\nmodel:\n  path: ", t->name);
 	write_quoted(f, t->model.path);
-	fprintf(f, "\n  context: %u\n  max_sequences: %u\n  max_batch_tokens: %u\n", t->model.context,
-		t->model.max_sequences, t->model.max_batch_tokens);
+	fprintf(f, "\n  context: %u\n  max_sequences: %u\n  max_batch_tokens: %u\n  kv: %s\n",
+		t->model.context, t->model.max_sequences, t->model.max_batch_tokens,
+		topo_kv_name(t->model.kv));
 	fprintf(f, "wire: {driver: %s, mtu: %u, window_bytes: %u, slots: %u, checksum: %s, ",
 		topo_driver_name(w->driver), w->mtu, w->window_bytes, w->slots, tristate_name(w->checksum));
-	fprintf(f, "dead_after_ms: %u, udp_port: %u, capture: %s}\nnodes:\n", w->dead_after_ms, w->udp_port,
-		w->capture ? "true" : "false");
+	fprintf(f, "dead_after_ms: %u, udp_port: %u, capture: %s, activations: %s}\nnodes:\n",
+		w->dead_after_ms, w->udp_port, w->capture ? "true" : "false", topo_act_name(w->activations));
 	for (uint32_t i = 0; i < t->n_nodes; i++) {
 		const struct topo_node *n = &t->nodes[i];
 

@@ -89,6 +89,27 @@ static void test_overrides(void **state)
 	assert_true(err.msg[0] != '\0');
 }
 
+static void test_value_options(void **state)
+{
+	struct topo_overrides ov = {.driver = -1};
+	struct topology *t = NULL;
+	struct ps_err err = {{0}};
+
+	(void)state;
+	assert_true(deploy_ctx_option("run", "99", &ov));
+	assert_true(deploy_kv_option("run", "f16", &ov));
+	assert_true(deploy_wire_option("run", "q8", &ov));
+	if (deploy_load(NULL, &ov, false, &t, &err) != 0)
+		fail_msg("%s", err.msg);
+	assert_int_equal(t->model.context, 99);
+	assert_int_equal(t->model.kv, TOPO_KV_F16);
+	assert_int_equal(t->wire.activations, TOPO_ACT_Q8);
+	topo_free(t);
+	assert_false(deploy_ctx_option("run", "0", &ov));
+	assert_false(deploy_kv_option("run", "q8", &ov));
+	assert_false(deploy_wire_option("run", "q8_0", &ov));
+}
+
 static void test_missing_files(void **state)
 {
 	struct topo_overrides ov = {.driver = -1, .model = "/no/such/model.gguf"};
@@ -131,7 +152,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_context),       cmocka_unit_test(test_default_topology),
 	    cmocka_unit_test(test_overrides),     cmocka_unit_test(test_missing_files),
-	    cmocka_unit_test(test_run_directory),
+	    cmocka_unit_test(test_run_directory), cmocka_unit_test(test_value_options),
 	};
 
 	return cmocka_run_group_tests_name("cli-deploy", tests, NULL, NULL);

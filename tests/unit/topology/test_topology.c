@@ -111,7 +111,9 @@ static const struct bad bads[] = {
     {"version: 1\nmodel: {path: m, contxt: 1}\n", 2, 18, "'contxt'", "'context'"},
     {"version: 1\nmodel: {path: m, context: -1}\n", 2, 27, "'-1'", "0 to 1048576"},
     {"version: 1\nmodel: {path: m, max_sequences: 0}\n", 2, 33, "'0'", "1 to 1024"},
+    {"version: 1\nmodel: {path: m, kv: f8}\n", 2, 22, "'f8'", "f32, f16, q8_0"},
     /* wire */
+    {HEAD "wire: {activations: f64}\n", 3, 21, "'f64'", "f32, f16, bf16, q8"},
     {HEAD "wire: {driver: afxdp}\n", 3, 16, "'afxdp'", "did you mean 'af_xdp'"},
     {HEAD "wire: {driver: loopback}\n", 3, 16, "'loopback'", "memif, af_xdp"},
     {HEAD "wire: {mtu: 100}\n", 3, 13, "'100'", "576"},
@@ -370,6 +372,16 @@ static void test_overrides(void **state)
 	}
 	assert_string_equal(t->nodes[0].netns, "");
 	topo_free(t);
+
+	t = load_ok("version: 1\nmodel: {path: m, kv: f16, context: 7}\nstages: [{}]\n", NULL);
+	assert_true(t->model.kv == TOPO_KV_F16 && t->model.context == 7);
+	assert_int_equal(t->wire.activations, TOPO_ACT_F32);
+	topo_free(t);
+	ov = (struct topo_overrides){.driver = -1, .kv = "q8_0", .activations = "bf16", .context = 9};
+	t = load_ok("version: 1\nmodel: {path: m, kv: f16, context: 7}\nstages: [{}]\n", &ov);
+	assert_true(t->model.kv == TOPO_KV_Q8_0 && t->model.context == 9);
+	assert_int_equal(t->wire.activations, TOPO_ACT_BF16);
+	topo_free(t);
 }
 
 static void test_override_errors(void **state)
@@ -389,6 +401,12 @@ static void test_override_errors(void **state)
 	assert_non_null(strstr(err.msg, "at most 63"));
 	ov = (struct topo_overrides){.driver = TOPO_DRIVER_LOOPBACK};
 	assert_int_equal(topo_load(put(HEAD "stages: [{}]\n", strlen(HEAD) + 13), &ov, &t, &err), -EINVAL);
+	ov = (struct topo_overrides){.driver = -1, .kv = "f8"};
+	assert_int_equal(topo_load(put(HEAD "stages: [{}]\n", strlen(HEAD) + 13), &ov, &t, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "q8_0"));
+	ov = (struct topo_overrides){.driver = -1, .activations = "q8_0"};
+	assert_int_equal(topo_load(put(HEAD "stages: [{}]\n", strlen(HEAD) + 13), &ov, &t, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "bf16"));
 }
 
 static void test_set_blocks(void **state)
@@ -442,6 +460,9 @@ static void test_hash(void **state)
 	    HEAD "stages: [{blocks: 0-0}, {blocks: 1-3}]\n",
 	    HEAD "wire: {mtu: 1500}\nstages: [{}, {}]\n",
 	    HEAD "wire: {checksum: on}\nstages: [{}, {}]\n",
+	    HEAD "wire: {activations: q8}\nstages: [{}, {}]\n",
+	    "version: 1\nmodel: {path: m.gguf, kv: f16}\nstages: [{}, {}]\n",
+	    "version: 1\nmodel: {path: m.gguf, kv: q8_0}\nstages: [{}, {}]\n",
 	    HEAD "wire: {udp_port: 7000}\nstages: [{}, {}]\n",
 	    HEAD "wire: {driver: af_xdp}\nstages: [{}, {}]\n",
 	    HEAD "stages: [{}, {}]\nlinks: [{from: s0, to: s1, mtu: 1500}]\n",
@@ -511,7 +532,8 @@ static void test_shipped_files(void **state)
 		round_trip(t);
 		topo_free(t);
 		for (int d = 0; d < 2; d++) {
-			struct topo_overrides ov = {.driver = d, .n_stages = 4};
+			struct topo_overrides ov = {
+			    .driver = d, .n_stages = 4, .context = 64, .kv = "f16", .activations = "q8"};
 
 			if (strcmp(names[i], "reference") == 0)
 				ov.n_stages = 0; /* its links are explicit */
