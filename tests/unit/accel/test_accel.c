@@ -16,22 +16,11 @@
 #include <cmocka.h>
 
 #include "accel/accel.h"
+#include "tests/unit/accel/rig.h"
 #include "tests/unit/accel/toy.h"
 
 #define N_TOKENS 40u
 #define N_SLOTS  3u
-#define MAX_CUTS 4u
-
-/* A pipeline of stages in one process. */
-struct rig {
-	const struct accel_ops *ops;
-	const struct toy_spec *spec;
-	struct toy *toy;
-	uint32_t n_stages;
-	struct model_graph *graphs[MAX_CUTS];
-	struct accel *stages[MAX_CUTS];
-	float *act[2]; /* [N_TOKENS, n_embd] */
-};
 
 static struct accel_open_args default_args(const char *device, uint32_t n_threads)
 {
@@ -46,54 +35,17 @@ static void rig_init(struct rig *r, const struct toy_spec *spec, const char *dev
 		     uint32_t n_stages)
 {
 	struct accel_open_args args = default_args(device, n_threads);
-	struct ps_err err = {{0}};
 
-	*r = (struct rig){
-	    .ops = accel_find(device, &err), .spec = spec, .toy = toy_new(spec, 99), .n_stages = n_stages};
-	assert_non_null(r->ops);
-	for (uint32_t i = 0; i < n_stages; i++) {
-		r->graphs[i] =
-		    toy_graph(r->toy, i * spec->layers / n_stages, (i + 1) * spec->layers / n_stages);
-		if (r->ops->open(&args, r->graphs[i], &r->stages[i], &err) != 0)
-			fail_msg("%s", err.msg);
-	}
-	for (int i = 0; i < 2; i++)
-		r->act[i] = malloc(N_TOKENS * spec->embd * sizeof(float));
-}
-
-static void rig_fini(struct rig *r)
-{
-	for (uint32_t i = 0; i < r->n_stages; i++) {
-		r->ops->close(r->stages[i]);
-		toy_graph_free(r->graphs[i]);
-	}
-	toy_free(r->toy);
-	free(r->act[0]);
-	free(r->act[1]);
+	rig_open(r, spec, &args, n_stages);
 }
 
 /* Runs a batch through all stages; logits of every row. */
 static void rig_run(struct rig *r, const struct accel_seq *seqs, uint32_t n_seqs, const int32_t *tokens,
 		    uint32_t n, float *logits)
 {
-	uint32_t rows[N_TOKENS];
+	struct accel_batch b = {.n_tokens = n, .n_seqs = n_seqs, .seqs = seqs, .tokens = tokens};
 
-	for (uint32_t i = 0; i < N_TOKENS; i++)
-		rows[i] = i;
-	for (uint32_t s = 0; s < r->n_stages; s++) {
-		struct accel_batch b = {.n_tokens = n,
-					.n_seqs = n_seqs,
-					.seqs = seqs,
-					.tokens = tokens,
-					.x_in = r->act[(s + 1) & 1],
-					.out_rows = rows,
-					.n_out = n,
-					.out = s + 1 == r->n_stages ? logits : r->act[s & 1]};
-
-		assert_int_equal(r->ops->submit(r->stages[s], &b), 0);
-		assert_int_equal(r->ops->poll(r->stages[s]), 1);
-		assert_int_equal(r->ops->poll(r->stages[s]), 0);
-	}
+	assert_int_equal(rig_batch(r, &b, logits), 0);
 }
 
 static void make_tokens(const struct toy_spec *spec, uint64_t seed, int32_t *tokens)
@@ -134,26 +86,13 @@ static float *logits_of(const struct toy_spec *spec, const char *device, uint32_
 	rig_init(&r, spec, device, threads, stages);
 	make_tokens(spec, 7, tokens);
 	feed(&r, 1, tokens, 0, N_TOKENS, chunk, logits);
-	rig_fini(&r);
+	rig_close(&r);
 	return logits;
 }
 
 static size_t logits_bytes(const struct toy_spec *spec)
 {
 	return (size_t)N_TOKENS * spec->vocab * sizeof(float);
-}
-
-/* Mean square of the difference over that of the reference. */
-static double nmse(const float *got, const float *want, size_t n)
-{
-	double diff = 0, power = 0;
-
-	for (size_t i = 0; i < n; i++) {
-		assert_true(isfinite(got[i]) && isfinite(want[i]));
-		diff += ((double)got[i] - (double)want[i]) * ((double)got[i] - (double)want[i]);
-		power += (double)want[i] * (double)want[i];
-	}
-	return diff / power;
 }
 
 static void test_cpu_equals_reference(void **state)
@@ -163,7 +102,7 @@ static void test_cpu_equals_reference(void **state)
 		const struct toy_spec *spec = &toy_specs[i];
 		float *want = logits_of(spec, "cpu-ref", 1, 1, N_TOKENS);
 		float *got = logits_of(spec, "cpu", 1, 1, N_TOKENS);
-		double error = nmse(got, want, (size_t)N_TOKENS * spec->vocab);
+		double error = rig_nmse(got, want, (size_t)N_TOKENS * spec->vocab);
 		/* Activations rounded to 8 bits cost about 1e-4 a product. */
 		double limit = spec->dtype == GGUF_DT_Q8_0 ? 1e-2 : 1e-9;
 
@@ -239,8 +178,8 @@ static void check_interleaved(const struct toy_spec *spec, const char *device)
 					    together + (size_t)at * spec->vocab, q->n_tokens * row);
 		}
 	}
-	rig_fini(&r);
-	rig_fini(&lone);
+	rig_close(&r);
+	rig_close(&lone);
 	free(alone);
 	free(together);
 }
@@ -284,7 +223,7 @@ static void check_selected_rows(const char *device)
 	assert_int_equal(r.ops->submit(r.stages[0], &b), 0);
 	assert_int_equal(r.ops->poll(r.stages[0]), 1);
 	assert_int_equal(r.ops->poll(r.stages[0]), 1);
-	rig_fini(&r);
+	rig_close(&r);
 	free(all);
 	free(some);
 }
@@ -342,7 +281,7 @@ static void check_trim_and_copy(const struct toy_spec *spec, const char *device)
 	r.ops->kv_copy(r.stages[0], 0, 77, 1);
 	r.ops->kv_copy(r.stages[0], 77, 0, 1);
 	assert_int_equal(submit_seq(&r, 0, 30, 1, tokens + 30, got), 0);
-	rig_fini(&r);
+	rig_close(&r);
 	free(want);
 	free(got);
 }
@@ -406,7 +345,7 @@ static void check_wrong_batches(const char *device)
 	feed(&r, 0, tokens, 0, N_TOKENS, N_TOKENS, logits);
 	assert_int_equal(submit_seq(&r, 0, N_TOKENS, 3, tokens, logits), 0);
 	assert_int_equal(submit_seq(&r, 0, N_TOKENS + 3, 1, tokens, logits), -EINVAL); /* n_ctx */
-	rig_fini(&r);
+	rig_close(&r);
 	free(logits);
 }
 

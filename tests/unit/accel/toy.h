@@ -33,6 +33,12 @@ struct toy_spec {
 	bool fused;     /* one matrix and one bias for q, k and v */
 	bool head_norm; /* norm of each head of q before the rotation */
 	uint32_t experts, experts_used;
+	/* What some families have; 0 is without. */
+	float attn_cap, final_cap, clamp, max_alibi_bias;
+	uint32_t window; /* of blocks 0, 2, ..., which then have hp.rope_swa */
+	bool rel_bias, no_positions, token_type, head_rows; /* head_rows: norm weights a head */
+	bool encoder;        /* no causality; the main pass ends in hidden states, `fill` has a head */
+	uint32_t enc_layers; /* so many of the blocks are an encoder, and the others read it */
 };
 
 #define TOY_CTX 64u /* learned positions */
@@ -44,9 +50,15 @@ void toy_free(struct toy *t);
 /* Freed with toy_graph_free before the model. */
 struct model_graph *toy_graph(struct toy *t, uint32_t first, uint32_t last);
 void toy_graph_free(struct model_graph *g);
+/* The relative bias of a decoder's attention. */
+const struct gguf_tensor *toy_rel(const struct toy *t);
 
 /* The shapes that the tests go through. */
 extern const struct toy_spec toy_specs[];
 extern const uint32_t toy_n_specs;
+/* Those of the families, with sequences of up to TOY_LONG positions. */
+#define TOY_LONG 150u
+extern const struct toy_spec toy_families[];
+extern const uint32_t toy_n_families;
 
 #endif
