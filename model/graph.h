@@ -239,9 +239,9 @@ static inline const struct model_graph *model_graph_pass(const struct model_grap
  * traits for (the text lists those we have), -EBADMSG for missing or impossible values. */
 int ps_warn_unused model_read_hparams(const struct gguf *g, struct model_hparams *hp_out, struct ps_err *err);
 
-/* Builds the graph of blocks [first, last). Embeds if first == 0, has the head if last ==
- * n_layers. Every weight it names is checked for shape and dtype (-EBADMSG, -ENOTSUP: named).
- * The GGUF must outlive the graph. */
+/* Builds the graph of blocks [first, last) and of its other passes. Every weight of the whole model is
+ * checked for shape and dtype (-EBADMSG, -ENOTSUP: named), and a tensor that no operation of any
+ * range uses is refused (-ENOTSUP). The GGUF must outlive the graph. */
 int ps_warn_unused model_graph_build(const struct gguf *g, uint32_t first, uint32_t last,
 				     struct model_graph **graph_out, struct ps_err *err);
 void model_graph_free(struct model_graph *graph);
@@ -254,13 +254,17 @@ void model_graph_populate(const struct model_graph *graph);
 /* Lower-case name of an operation, for tables and logs. */
 const char *model_op_name(enum model_op_kind kind);
 
-/* Cuts n_layers blocks into n_stages contiguous ranges whose weight bytes (embedding and head
- * included) are as even as can be; cuts_out[n_stages + 1], cuts_out[0] = 0. -EINVAL if more stages than
- * blocks. */
+/* The block that a tensor's name puts it in, counted through the whole model; false for what is outside. */
+bool model_tensor_block(const struct model_hparams *hp, const char *name, uint32_t *layer_out);
+
+/* Cuts n_layers blocks into n_stages contiguous ranges whose bytes, as model_range_bytes has them, are as
+ * even as can be; cuts_out[n_stages + 1], cuts_out[0] = 0. -EINVAL if more stages than blocks. */
 int ps_warn_unused model_split_even(const struct gguf *g, uint32_t n_stages, uint32_t *cuts_out,
 				    struct ps_err *err);
 
-/* Bytes of weights that blocks [first, last) use (plus embedding/head where they belong). */
+/* Bytes of weights that one token makes blocks [first, last) read, ends included where they lie there: all
+ * of a matrix (of all experts), one row of an embedding table, but all of one that is the output
+ * matrix too. 0 where there is no such range. */
 uint64_t model_range_bytes(const struct gguf *g, uint32_t first, uint32_t last);
 
 #endif

@@ -8,75 +8,120 @@
 
 #include "base/check.h"
 
-/* Where a tensor's bytes are needed. */
-enum place { PLACE_BLOCK, PLACE_EMBED, PLACE_HEAD, PLACE_EVERYWHERE };
-
-static enum place place_of(const struct gguf_tensor *t, uint32_t *layer_out)
+static bool block_after(const char *name, const char *format, uint32_t n, uint32_t *out)
 {
 	unsigned int layer;
-	int n = 0;
+	int len = 0;
 
-	if (sscanf(t->name, "blk.%9u.%n", &layer, &n) == 1 && n > 0) {
-		*layer_out = layer;
-		return PLACE_BLOCK;
-	}
-	if (strcmp(t->name, "token_embd.weight") == 0 || strcmp(t->name, "position_embd.weight") == 0)
-		return PLACE_EMBED;
-	if (strncmp(t->name, "output", 6) == 0)
-		return PLACE_HEAD;
-	return PLACE_EVERYWHERE;
+	if (sscanf(name, format, &layer, &len) != 1 || len == 0 || layer >= n)
+		return false;
+	*out = layer;
+	return true;
 }
 
-/* Bytes of the embedding table if it is the head too, else 0. */
-static uint64_t tied_bytes(const struct gguf *g)
+bool model_tensor_block(const struct model_hparams *hp, const char *name, uint32_t *layer_out)
 {
-	const struct gguf_tensor *t = gguf_tensor(g, "token_embd.weight");
+	uint32_t n_enc = hp->n_layers_enc, n_dec = hp->n_layers - n_enc;
 
-	return t != NULL && gguf_tensor(g, "output.weight") == NULL ? t->n_bytes : 0;
+	if (n_enc == 0)
+		return block_after(name, "blk.%9u.%n", hp->n_layers, layer_out) ||
+		       block_after(name, "enc.blk.%9u.%n", hp->n_layers, layer_out);
+	if (block_after(name, "enc.blk.%9u.%n", n_enc, layer_out))
+		return true;
+	if (!block_after(name, "dec.blk.%9u.%n", n_dec, layer_out))
+		return false;
+	*layer_out += n_enc;
+	return true;
+}
+
+static bool begins(const char *name, const char *with)
+{
+	return strncmp(name, with, strlen(with)) == 0;
+}
+
+/* A table of which each token reads one row. */
+static bool is_table(const char *name)
+{
+	return strcmp(name, "token_embd.weight") == 0 || strcmp(name, "position_embd.weight") == 0 ||
+	       strcmp(name, "token_types.weight") == 0;
+}
+
+/* Whether the embedding table is an output matrix too. */
+static bool is_tied(const struct gguf *g, const struct model_hparams *hp)
+{
+	if (hp->task == MODEL_TASK_GENERATE)
+		return gguf_tensor(g, "output.weight") == NULL;
+	return hp->has_fill && gguf_tensor(g, "mlm_output.weight") == NULL;
+}
+
+/* Adds what is outside the blocks to the block that reads it; false where all do. */
+static bool add_outside(const struct gguf *g, const struct model_hparams *hp, const struct gguf_tensor *t,
+			uint64_t *bytes)
+{
+	uint32_t last = hp->n_layers - 1;
+
+	if (is_table(t->name)) {
+		bytes[0] += t->n_bytes / t->ne[1];
+		if (hp->n_layers_enc != 0) /* the decoder embeds too */
+			bytes[hp->n_layers_enc] += t->n_bytes / t->ne[1];
+		if (begins(t->name, "token_embd.") && is_tied(g, hp))
+			bytes[last] += t->n_bytes;
+	} else if (begins(t->name, "token_embd_norm.")) {
+		bytes[0] += t->n_bytes;
+	} else if (begins(t->name, "enc.output_norm.") && hp->n_layers_enc != 0) {
+		bytes[hp->n_layers_enc - 1] += t->n_bytes;
+	} else if (begins(t->name, "output") || begins(t->name, "dec.output") ||
+		   begins(t->name, "enc.output") || begins(t->name, "mlm_")) {
+		bytes[last] += t->n_bytes;
+	} else {
+		return false;
+	}
+	return true;
+}
+
+/* Bytes that a pass of one token through each block reads, with the ends that lie there; returns
+ * what every range reads besides. bytes_out[n_layers] */
+static uint64_t block_bytes(const struct gguf *g, const struct model_hparams *hp, uint64_t *bytes_out)
+{
+	uint64_t everywhere = 0;
+
+	memset(bytes_out, 0, hp->n_layers * sizeof(*bytes_out));
+	for (size_t i = 0; i < gguf_n_tensors(g); i++) {
+		const struct gguf_tensor *t = gguf_tensor_at(g, i);
+		uint32_t layer;
+
+		if (model_tensor_block(hp, t->name, &layer))
+			bytes_out[layer] += t->n_bytes;
+		else if (!add_outside(g, hp, t, bytes_out))
+			everywhere += t->n_bytes;
+	}
+	return everywhere;
 }
 
 uint64_t model_range_bytes(const struct gguf *g, uint32_t first, uint32_t last)
 {
 	struct model_hparams hp;
-	uint64_t sum = 0;
+	uint64_t sum, *bytes;
 
 	if (model_read_hparams(g, &hp, NULL) < 0 || first >= last || last > hp.n_layers)
 		return 0;
-	for (size_t i = 0; i < gguf_n_tensors(g); i++) {
-		const struct gguf_tensor *t = gguf_tensor_at(g, i);
-		uint32_t layer = 0;
-		enum place place = place_of(t, &layer);
-
-		if (place == PLACE_EVERYWHERE || (place == PLACE_EMBED && first == 0) ||
-		    (place == PLACE_HEAD && last == hp.n_layers) ||
-		    (place == PLACE_BLOCK && layer >= first && layer < last))
-			sum += t->n_bytes;
-	}
-	/* One copy serves both ends where both are in the range. */
-	if (last == hp.n_layers && first != 0)
-		sum += tied_bytes(g);
+	bytes = calloc(hp.n_layers, sizeof(*bytes));
+	if (bytes == NULL)
+		return 0;
+	sum = block_bytes(g, &hp, bytes);
+	for (uint32_t i = first; i < last; i++)
+		sum += bytes[i];
+	free(bytes);
 	return sum;
 }
 
-/* Prefix sums of the bytes of each block, ends included in the first and the last: what a cut
- * into at least two ranges costs. sums_out[n_layers + 1]. */
-static void block_sums(const struct gguf *g, uint32_t n_layers, uint64_t *sums_out)
+/* Prefix sums of the blocks' bytes. What all ranges read makes none longer than another.
+ * sums_out[n_layers + 1] */
+static void block_sums(const struct gguf *g, const struct model_hparams *hp, uint64_t *sums_out)
 {
-	memset(sums_out, 0, (n_layers + 1) * sizeof(*sums_out));
-	for (size_t i = 0; i < gguf_n_tensors(g); i++) {
-		const struct gguf_tensor *t = gguf_tensor_at(g, i);
-		uint32_t layer = 0;
-		enum place place = place_of(t, &layer);
-
-		if (place == PLACE_EMBED)
-			sums_out[1] += t->n_bytes;
-		else if (place == PLACE_HEAD)
-			sums_out[n_layers] += t->n_bytes;
-		else if (place == PLACE_BLOCK && layer < n_layers)
-			sums_out[layer + 1] += t->n_bytes;
-	}
-	sums_out[n_layers] += tied_bytes(g);
-	for (uint32_t i = 0; i < n_layers; i++)
+	sums_out[0] = 0;
+	(void)block_bytes(g, hp, sums_out + 1);
+	for (uint32_t i = 0; i < hp->n_layers; i++)
 		sums_out[i + 1] += sums_out[i];
 }
 
@@ -173,7 +218,7 @@ int model_split_even(const struct gguf *g, uint32_t n_stages, uint32_t *cuts_out
 	if (sums == NULL || best == NULL || from == NULL) {
 		rc = ps_err_set(err, -ENOMEM, "%.400s: no memory to cut it", gguf_path(g));
 	} else {
-		block_sums(g, hp.n_layers, sums);
+		block_sums(g, &hp, sums);
 		even_cuts(sums, hp.n_layers, n_stages, best, from, cuts_out);
 	}
 	free(sums);

@@ -155,28 +155,50 @@ static void test_split_large(void **state)
 static void test_range_bytes_tied(void **state)
 {
 	const struct gw_model m = {.n_layers = 2, .dtype = GGUF_DT_F32};
-	uint64_t embed, both;
+	const struct gguf_tensor *embed;
+	uint64_t in_blocks = 0;
 	struct gguf *g;
 	struct gw w;
 
 	(void)state;
 	gw_llama(&w, &m);
 	g = gw_open_good(&w);
-	embed = gguf_tensor(g, "token_embd.weight")->n_bytes;
-	both = model_range_bytes(g, 0, 2);
-	/* Cut in two, each end holds the table. */
-	assert_true(model_range_bytes(g, 0, 1) + model_range_bytes(g, 1, 2) == both + embed);
+	embed = gguf_tensor(g, "token_embd.weight");
+	for (size_t i = 0; i < gguf_n_tensors(g); i++) {
+		if (strncmp(gguf_tensor_at(g, i)->name, "blk.0.", 6) == 0)
+			in_blocks += gguf_tensor_at(g, i)->n_bytes;
+	}
+	/* The first range reads a row of the table, the last one all of it. */
+	assert_true(model_range_bytes(g, 0, 1) == in_blocks + embed->n_bytes / embed->ne[1]);
+	assert_true(model_range_bytes(g, 1, 2) == in_blocks + embed->n_bytes + 32 * 4);
 	gguf_close(g);
 	gw_free(&w);
+}
+
+/* Blocks of two stacks count through: the encoder's, then the decoder's. */
+static void test_tensor_block(void **state)
+{
+	const struct model_hparams plain = {.n_layers = 5}, t5 = {.n_layers = 5, .n_layers_enc = 3};
+	uint32_t layer = 99;
+
+	(void)state;
+	assert_true(model_tensor_block(&plain, "blk.4.attn_q.weight", &layer) && layer == 4);
+	assert_true(model_tensor_block(&plain, "enc.blk.0.attn_q.weight", &layer) && layer == 0);
+	assert_false(model_tensor_block(&plain, "blk.5.attn_q.weight", &layer));
+	assert_false(model_tensor_block(&plain, "output.weight", &layer));
+	assert_true(model_tensor_block(&t5, "enc.blk.2.attn_q.weight", &layer) && layer == 2);
+	assert_true(model_tensor_block(&t5, "dec.blk.1.attn_q.weight", &layer) && layer == 4);
+	assert_false(model_tensor_block(&t5, "enc.blk.3.attn_q.weight", &layer));
+	assert_false(model_tensor_block(&t5, "dec.blk.2.attn_q.weight", &layer));
+	assert_false(model_tensor_block(&t5, "dec.output_norm.weight", &layer));
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_split_is_best),
-	    cmocka_unit_test(test_split_limits),
-	    cmocka_unit_test(test_split_large),
-	    cmocka_unit_test(test_range_bytes_tied),
+	    cmocka_unit_test(test_split_is_best), cmocka_unit_test(test_split_limits),
+	    cmocka_unit_test(test_split_large),   cmocka_unit_test(test_range_bytes_tied),
+	    cmocka_unit_test(test_tensor_block),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
