@@ -236,6 +236,12 @@ static int choose_context(const struct eval *e, uint32_t *ctx_out, struct ps_err
 		    "take fewer tokens",
 		    o->model, n_main, o->greedy, need, e->hp.n_ctx_max);
 	*ctx_out = o->ctx != 0 ? o->ctx : (uint32_t)need;
+	/* All that fits the model fits this; no number of the run depends on the rest. */
+	if (e->hp.n_ctx_max != 0 && *ctx_out > e->hp.n_ctx_max) {
+		fprintf(stderr, "penstock eval: --ctx %u: the model has positions for %u, taken instead\n",
+			o->ctx, e->hp.n_ctx_max);
+		*ctx_out = e->hp.n_ctx_max;
+	}
 	return 0;
 }
 
