@@ -18,8 +18,11 @@
 
 static const char usage[] =
     "usage: penstock inspect FILE.gguf [--keys] [--tensors] [--stages N] [--json]\n\n"
-    "Says what is in a model file: architecture, hyperparameters, tensor types, the bytes of\n"
-    "each block, and how it would be cut into stages. Reads no weights.\n\n"
+    "Says what is in a model file: architecture, hyperparameters, what it gives (logits or\n"
+    "embeddings), how it tells positions apart, sliding windows, passes, tensor types, the bytes\n"
+    "of each block, and how it would be cut into stages; and why, if it cannot be run. Reads no\n"
+    "weights. The megabytes of a stage are what one token makes it read: of an embedding table\n"
+    "a row, but all of one that is the output matrix too.\n\n"
     "  --keys       also every key of the metadata (arrays: their first items)\n"
     "  --tensors    also every tensor\n"
     "  --stages N   stages of the cut that is proposed (3, or one a block if there are fewer)\n"
@@ -30,7 +33,8 @@ struct inspect {
 	uint32_t stages;
 	bool keys, tensors, json, has_hp;
 	struct model_hparams hp;
-	struct ps_err why_not; /* if !has_hp */
+	struct model_graph *graph; /* of all blocks, NULL if the model cannot be run */
+	struct ps_err why_not;     /* if so */
 	uint64_t type_bytes[MAX_DTYPES];
 	uint64_t type_count[MAX_DTYPES];
 	uint64_t *block_bytes; /* [n_layers] */
@@ -74,16 +78,14 @@ static void count_tensors(struct inspect *in)
 
 	for (i = 0; i < gguf_n_tensors(in->g); i++) {
 		const struct gguf_tensor *t = gguf_tensor_at(in->g, i);
-		unsigned int layer;
-		int n = 0;
+		uint32_t layer;
 
 		in->all_bytes += t->n_bytes;
 		if ((size_t)t->dtype < MAX_DTYPES) {
 			in->type_bytes[t->dtype] += t->n_bytes;
 			in->type_count[t->dtype]++;
 		}
-		if (in->block_bytes != NULL && sscanf(t->name, "blk.%9u.%n", &layer, &n) == 1 && n > 0 &&
-		    layer < in->hp.n_layers)
+		if (in->block_bytes != NULL && model_tensor_block(&in->hp, t->name, &layer))
 			in->block_bytes[layer] += t->n_bytes;
 		else
 			in->outside_bytes += t->n_bytes;
@@ -103,6 +105,8 @@ static int examine(struct inspect *in, struct ps_err *err)
 		    in->stages > 0 && model_split_even(in->g, in->stages, in->cuts, &in->no_cuts) == 0;
 		if (!in->has_cuts && in->stages > 0)
 			return ps_err_set(err, -EINVAL, "%s", in->no_cuts.msg);
+		if (model_graph_build(in->g, 0, in->hp.n_layers, &in->graph, &in->why_not) < 0)
+			in->graph = NULL;
 	}
 	count_tensors(in);
 	return 0;
@@ -111,6 +115,104 @@ static int examine(struct inspect *in, struct ps_err *err)
 static double mb(uint64_t bytes)
 {
 	return (double)bytes / 1e6;
+}
+
+static const char *const pass_names[MODEL_N_PASSES] = {"main", "encode", "fill"};
+
+static const char *pooling_name(enum model_pooling pooling)
+{
+	static const char *const names[] = {"none", "mean", "cls", "last"};
+
+	return (size_t)pooling < sizeof(names) / sizeof(names[0]) ? names[pooling] : "?";
+}
+
+static const char *task_name(enum model_task task)
+{
+	return task == MODEL_TASK_GENERATE ? "generate" : "embed";
+}
+
+/* Operation of attention of a block, of any pass; NULL where there is none. */
+static const struct model_op *attention_of(const struct model_graph *graph, uint32_t layer)
+{
+	uint32_t i;
+
+	if (graph->encode != NULL && layer < graph->hp.n_layers_enc)
+		graph = graph->encode;
+	for (i = 0; i < graph->n_ops; i++) {
+		if (graph->ops[i].kind == MODEL_OP_ATTN && graph->ops[i].layer == layer)
+			return &graph->ops[i];
+	}
+	return NULL;
+}
+
+static void print_task(const struct model_hparams *hp)
+{
+	if (hp->n_layers_enc != 0)
+		printf("             an encoder of %u blocks, then a decoder of %u\n", hp->n_layers_enc,
+		       hp->n_layers - hp->n_layers_enc);
+	if (hp->task == MODEL_TASK_GENERATE)
+		printf("             gives logits, from which it generates\n");
+	else
+		printf("             gives embeddings, pooling %s%s\n", pooling_name(hp->pooling),
+		       hp->has_fill ? "; fills masks" : "");
+}
+
+static const char *rope_text(const struct model_rope_params *p, char *buf, size_t cap)
+{
+	const char *scaling = p->ext_factor != 0        ? ", YaRN"
+			      : p->factors_long != NULL ? ", factors by context (LongRoPE)"
+			      : p->factors != NULL      ? ", factors"
+			      : p->freq_scale != 1.0f   ? ", linear scaling"
+							: "";
+
+	snprintf(buf, cap, "rotary, %u of a head, %s, base %g%s", p->n_rot,
+		 p->kind == MODEL_ROPE_NORM ? "neighbouring pairs" : "pairs of halves", (double)p->freq_base,
+		 scaling);
+	return buf;
+}
+
+/* How positions are told apart; and whether attention sees all of them. */
+static void print_positions(const struct inspect *in)
+{
+	const struct model_hparams *hp = &in->hp;
+	const struct model_op *attn = attention_of(in->graph, 0);
+	uint32_t i, window = 0, n_sliding = 0;
+	char text[160];
+
+	if (attn == NULL)
+		return;
+	if (hp->rope.kind != MODEL_ROPE_NONE)
+		printf("positions    %s\n", rope_text(&hp->rope, text, sizeof(text)));
+	if (hp->n_ctx_max != 0)
+		printf("positions    a table of %u\n", hp->n_ctx_max);
+	if (attn->max_alibi_bias != 0)
+		printf("positions    ALiBi to %g\n", (double)attn->max_alibi_bias);
+	if (attn->rel_bias != NULL)
+		printf("positions    relative bias in %" PRIu64 " buckets to distance %u\n",
+		       attn->rel_bias->ne[1], attn->rel_max_distance);
+	for (i = 0; i < hp->n_layers; i++) {
+		attn = attention_of(in->graph, i);
+		if (attn == NULL || attn->window == 0)
+			continue;
+		window = attn->window;
+		n_sliding++;
+	}
+	if (n_sliding > 0)
+		printf("window       %u positions in %u of %u blocks\n", window, n_sliding, hp->n_layers);
+}
+
+static void print_passes(const struct model_graph *graph)
+{
+	uint32_t i;
+
+	printf("passes      ");
+	for (i = 0; i < MODEL_N_PASSES; i++) {
+		const struct model_graph *pass = model_graph_pass(graph, (enum model_pass)i);
+
+		if (pass != NULL)
+			printf("%s %s (%u operations)", i == 0 ? "" : ",", pass_names[i], pass->n_ops);
+	}
+	putchar('\n');
 }
 
 static void print_hparams(const struct inspect *in)
@@ -129,6 +231,13 @@ static void print_hparams(const struct inspect *in)
 	       hp->n_ctx_max != 0 ? ", which are all it has" : "");
 	if (hp->n_experts != 0)
 		printf("             %u experts, %u used for a token\n", hp->n_experts, hp->n_experts_used);
+	print_task(hp);
+	if (in->graph == NULL) {
+		printf("             cannot be run: %s\n", in->why_not.msg);
+		return;
+	}
+	print_positions(in);
+	print_passes(in->graph);
 }
 
 static void print_weights(const struct inspect *in)
@@ -206,15 +315,56 @@ static void print_text(const struct inspect *in)
 static json_t *json_hparams(const struct inspect *in)
 {
 	const struct model_hparams *hp = &in->hp;
+	json_t *j;
 
 	if (!in->has_hp)
 		return json_null();
-	return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "n_layers",
-			 (int)hp->n_layers, "n_embd", (int)hp->n_embd, "n_heads", (int)hp->n_heads,
-			 "n_heads_kv", (int)hp->n_heads_kv, "head_dim", (int)hp->head_dim, "n_ff",
-			 (int)hp->n_ff, "n_vocab", (int)hp->n_vocab, "n_ctx_train", (int)hp->n_ctx_train,
-			 "n_ctx_max", (int)hp->n_ctx_max, "n_experts", (int)hp->n_experts, "n_experts_used",
-			 (int)hp->n_experts_used);
+	j = json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i}", "n_layers",
+		      (int)hp->n_layers, "n_embd", (int)hp->n_embd, "n_heads", (int)hp->n_heads, "n_heads_kv",
+		      (int)hp->n_heads_kv, "head_dim", (int)hp->head_dim, "n_ff", (int)hp->n_ff, "n_vocab",
+		      (int)hp->n_vocab, "n_ctx_train", (int)hp->n_ctx_train, "n_ctx_max", (int)hp->n_ctx_max,
+		      "n_experts", (int)hp->n_experts, "n_experts_used", (int)hp->n_experts_used);
+	CHECK(j != NULL);
+	json_object_set_new(j, "n_layers_enc", json_integer(hp->n_layers_enc));
+	json_object_set_new(j, "task", json_string(task_name(hp->task)));
+	json_object_set_new(j, "pooling", json_string(pooling_name(hp->pooling)));
+	json_object_set_new(j, "fills_masks", json_boolean(hp->has_fill));
+	json_object_set_new(j, "causal", json_boolean(hp->causal));
+	return j;
+}
+
+/* Window of each block, 0 for none; null for a model that cannot be run. */
+static json_t *json_windows(const struct inspect *in)
+{
+	json_t *list;
+	uint32_t i;
+
+	if (in->graph == NULL)
+		return json_null();
+	list = json_array();
+	for (i = 0; i < in->hp.n_layers; i++) {
+		const struct model_op *attn = attention_of(in->graph, i);
+
+		json_array_append_new(list, json_integer(attn != NULL ? attn->window : 0));
+	}
+	return list;
+}
+
+static json_t *json_passes(const struct inspect *in)
+{
+	json_t *j;
+	uint32_t i;
+
+	if (in->graph == NULL)
+		return json_null();
+	j = json_object();
+	for (i = 0; i < MODEL_N_PASSES; i++) {
+		const struct model_graph *pass = model_graph_pass(in->graph, (enum model_pass)i);
+
+		if (pass != NULL)
+			json_object_set_new(j, pass_names[i], json_integer(pass->n_ops));
+	}
+	return j;
 }
 
 static json_t *json_types(const struct inspect *in)
@@ -289,7 +439,9 @@ static void print_json(const struct inspect *in)
 		      "tensor_types", json_types(in), "weight_bytes", (json_int_t)in->all_bytes,
 		      "block_bytes", blocks, "outside_bytes", (json_int_t)in->outside_bytes, "split", split);
 	CHECK(j != NULL);
-	if (!in->has_hp)
+	json_object_set_new(j, "windows", json_windows(in));
+	json_object_set_new(j, "passes", json_passes(in));
+	if (in->graph == NULL)
 		json_object_set_new(j, "cannot_run", json_string(clean(in->why_not.msg, name, sizeof(name))));
 	if (in->keys)
 		json_object_set_new(j, "keys", json_keys(in));
@@ -354,6 +506,7 @@ int cmd_inspect(int argc, char **argv)
 			print_text(&in);
 	}
 	free(in.block_bytes);
+	model_graph_free(in.graph);
 	gguf_close(g);
 	return rc == 0 ? CLI_OK : cli_fail("inspect", "%s", err.msg);
 }

@@ -19,6 +19,7 @@
 
 #include "model/gguf.h"
 #include "model/graph.h"
+#include "tests/unit/model/family.h"
 #include "tests/unit/model/gguf_writer.h"
 
 #define COUNT(a) (sizeof(a) / sizeof((a)[0]))
@@ -142,6 +143,76 @@ static void test_rope_yarn_log_multiplier(void **state)
 	gw_kv_f32(&w, "llama.rope.scaling.yarn_log_multiplier", 0.5f);
 	rope_of(&w, &g, &p);
 	assert_true(fabs((double)p.mscale - (1 + 0.1 * log(8)) / (1 + 0.05 * log(8))) < 1e-6);
+	gguf_close(g);
+	gw_free(&w);
+}
+
+/* ---- other positions --------------------------------------------------------------------------- */
+
+/* The slopes that Press et al. (2022) give for 8 heads, and for 12 those of their code: the 8 and every
+ * second of 16. */
+static void test_alibi_slopes(void **state)
+{
+	(void)state;
+	for (uint32_t h = 0; h < 8; h++) {
+		assert_true(model_alibi_slope(h, 8, 8) == exp2(-1.0 - h));
+		assert_true(model_alibi_slope(h, 12, 8) == exp2(-1.0 - h));
+	}
+	for (uint32_t h = 8; h < 12; h++)
+		assert_true(fabs(model_alibi_slope(h, 12, 8) - exp2(-0.5 - (h - 8))) < 1e-12);
+	assert_true(fabs(model_alibi_slope(0, 16, 8) - sqrt(0.5)) < 1e-12);
+	assert_true(model_alibi_slope(1, 2, 4) == exp2(-4));
+}
+
+/* T5's 32 buckets to distance 128 (Raffel et al., 2020), where they begin: worked out from
+ * n + log(d/n) / log(128/n) * n, n = 8 in both directions, 16 in one. */
+static void test_relative_buckets(void **state)
+{
+	static const struct {
+		int64_t distance;
+		uint32_t both, one;
+	} cases[] = {
+	    {0, 0, 0},      {-1, 1, 1},     {-7, 7, 7},        {-8, 8, 8},    {-11, 8, 11},  {-12, 9, 12},
+	    {-15, 9, 15},   {-16, 10, 16},  {-22, 10, 18},     {-23, 11, 18}, {-32, 12, 21}, {-64, 14, 26},
+	    {-127, 15, 31}, {-128, 15, 31}, {-100000, 15, 31}, {1, 17, 0},    {7, 23, 0},    {8, 24, 0},
+	    {16, 26, 0},    {127, 31, 0},   {100000, 31, 0},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(cases); i++) {
+		assert_int_equal(model_rel_bucket(cases[i].distance, 32, 128, true), cases[i].both);
+		assert_int_equal(model_rel_bucket(cases[i].distance, 32, 128, false), cases[i].one);
+	}
+}
+
+/* LongRoPE: the context that was asked for chooses the factors. */
+static void test_rope_longrope(void **state)
+{
+	const struct gw_model m = {.n_layers = 1, .dtype = GGUF_DT_F32};
+	const float shorter[4] = {1, 1, 2, 2}, longer[4] = {4, 8, 16, 32};
+	const uint64_t ne[1] = {4};
+	struct model_rope_params p;
+	double freqs[4];
+	struct gguf *g;
+	struct gw w;
+
+	(void)state;
+	gw_llama(&w, &m);
+	gw_kv_str(&w, "llama.rope.scaling.type", "longrope");
+	gw_kv_u32(&w, "llama.rope.scaling.original_context_length", 64);
+	gw_kv_f32(&w, "llama.rope.scaling.attn_factor", 1.25f);
+	gw_tensor(&w, "rope_factors_short.weight", 1, ne, GGUF_DT_F32);
+	memcpy(w.data.p + w.data.len - sizeof(shorter), shorter, sizeof(shorter));
+	gw_tensor(&w, "rope_factors_long.weight", 1, ne, GGUF_DT_F32);
+	memcpy(w.data.p + w.data.len - sizeof(longer), longer, sizeof(longer));
+	rope_of(&w, &g, &p);
+	assert_true(p.mscale == 1.25f && p.ext_factor == 0);
+	model_rope_freqs(&p, 64, freqs);
+	for (int i = 0; i < 4; i++)
+		assert_true(fabs(freqs[i] - pow(10, -i) / (double)shorter[i]) < 1e-9);
+	model_rope_freqs(&p, 65, freqs);
+	for (int i = 0; i < 4; i++)
+		assert_true(fabs(freqs[i] - pow(10, -i) / (double)longer[i]) < 1e-9);
 	gguf_close(g);
 	gw_free(&w);
 }
@@ -313,6 +384,96 @@ static void test_vocab_too_long(void **state)
 	assert_refused(&w, -EBADMSG, "tokenizer.ggml.tokens");
 }
 
+/* Keys that only some families read: each with a value that would end in nonsense. */
+static void test_impossible_details(void **state)
+{
+	static const struct {
+		const char *arch, *suffix;
+		float v;
+	} cases[] = {
+	    {"gemma2", "attn_logit_softcapping", NAN},
+	    {"gemma2", "final_logit_softcapping", -1},
+	    {"gemma3", "final_logit_softcapping", INFINITY},
+	    {"gemma2", "attention.scale", -0.5f},
+	    {"gemma2", "attention.scale", NAN},
+	    {"bloom", "attention.max_alibi_bias", INFINITY},
+	    {"mpt", "attention.max_alibi_bias", -8},
+	    {"mpt", "attention.clamp_kqv", NAN},
+	    {"mpt", "attention.clamp_kqv", -1},
+	    {"gemma3", "rope.freq_base_swa", 0},
+	    {"gemma3", "rope.freq_base_swa", NAN},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(cases); i++) {
+		const struct family f = {.arch = cases[i].arch,
+					 .n_layers = 2,
+					 .keys = {{cases[i].suffix, 'f', (double)cases[i].v}},
+					 .tensors = {FAM_EMBED}};
+		struct gw w;
+
+		fam_write(&w, &f, NULL);
+		assert_refused(&w, -EBADMSG, cases[i].suffix);
+	}
+}
+
+static void test_impossible_windows(void **state)
+{
+	static const struct {
+		const char *suffix;
+		uint32_t v;
+	} cases[] = {{"attention.sliding_window", UINT32_MAX},
+		     {"attention.sliding_window_pattern", 0},
+		     {"attention.sliding_window_pattern", UINT32_MAX}};
+	static const uint8_t slides[3] = {1, 0, 1};
+	struct family f = {.arch = "gemma2", .n_layers = 2, .tensors = {FAM_EMBED}};
+	struct gw w;
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(cases); i++) {
+		f.keys[0] = (struct fam_key){cases[i].suffix, 'u', cases[i].v};
+		fam_write(&w, &f, NULL);
+		assert_refused(&w, -EBADMSG, cases[i].suffix);
+	}
+	f.keys[0] = (struct fam_key){0};
+	fam_write(&w, &f, NULL);
+	gw_kv_array(&w, "gemma2.attention.sliding_window_pattern", GGUF_BOOL, 3, slides, sizeof(slides));
+	assert_refused(&w, -EBADMSG, "gemma2.attention.sliding_window_pattern");
+}
+
+static void test_refused_experts(void **state)
+{
+	const struct family f = {.arch = "qwen2",
+				 .n_layers = 2,
+				 .keys = {{"expert_count", 'u', 8}, {"expert_used_count", 'u', 2}},
+				 .tensors = {FAM_EMBED}};
+	struct gw w;
+
+	(void)state;
+	fam_write(&w, &f, NULL);
+	assert_refused(&w, -ENOTSUP, "qwen2.expert_count");
+}
+
+static void test_bad_factors(void **state)
+{
+	const struct gw_model m = {.n_layers = 1, .dtype = GGUF_DT_F32};
+	const uint64_t right[1] = {4}, wrong[1] = {5};
+	struct gw w;
+
+	(void)state;
+	gw_llama(&w, &m);
+	gw_tensor(&w, "rope_factors_long.weight", 1, right, GGUF_DT_F32);
+	memset(w.data.p + w.data.len - 16, 0x40, 16);
+	assert_refused(&w, -EBADMSG, "rope_factors_short.weight");
+	gw_llama(&w, &m);
+	gw_tensor(&w, "rope_freqs.weight", 1, wrong, GGUF_DT_F32);
+	assert_refused(&w, -EBADMSG, "rope_freqs.weight");
+	gw_llama(&w, &m);
+	gw_tensor(&w, "rope_freqs.weight", 1, right, GGUF_DT_F32);
+	memset(w.data.p + w.data.len - 16, 0, 16);
+	assert_refused(&w, -EBADMSG, "rope_freqs.weight");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -321,7 +482,14 @@ int main(void)
 	    cmocka_unit_test(test_rope_factors),
 	    cmocka_unit_test(test_rope_yarn),
 	    cmocka_unit_test(test_rope_yarn_log_multiplier),
+	    cmocka_unit_test(test_alibi_slopes),
+	    cmocka_unit_test(test_relative_buckets),
+	    cmocka_unit_test(test_rope_longrope),
 	    cmocka_unit_test(test_missing_keys),
+	    cmocka_unit_test(test_impossible_details),
+	    cmocka_unit_test(test_impossible_windows),
+	    cmocka_unit_test(test_refused_experts),
+	    cmocka_unit_test(test_bad_factors),
 	    cmocka_unit_test(test_impossible_values),
 	    cmocka_unit_test(test_impossible_floats),
 	    cmocka_unit_test(test_unknown_kinds),
