@@ -19,6 +19,7 @@
 
 int bench_link(int argc, char **argv);
 int bench_model(int argc, char **argv);
+int bench_accuracy(int argc, char **argv);
 
 enum bench_driver { BENCH_LOOPBACK, BENCH_MEMIF, BENCH_AF_XDP };
 

@@ -135,9 +135,9 @@ static int check_seq(struct stage_core *c, enum act_pass pass, const struct act_
 	if (s->slot >= c->cfg.n_slots)
 		return ps_err_set(err, -EINVAL, "sequence %u: slot %u, this stage has %u", i, s->slot,
 				  c->cfg.n_slots);
-	rc = check_place(c, pass, s, i, err);
+	rc = check_wants(c, pass, s, i, err);
 	if (rc == 0)
-		rc = check_wants(c, pass, s, i, err);
+		rc = check_place(c, pass, s, i, err);
 	if (rc == 0 && (s->flags & ACT_SEQ_SAMPLE) != 0)
 		rc = stage_core_sampling(s, i, &params, err);
 	if (rc != 0)
