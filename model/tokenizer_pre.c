@@ -8,7 +8,7 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-#define STAGES_MAX 4u
+#define STAGES_MAX 6u
 /* The patterns repeat single characters only, which needs a few hundred bytes of stack. */
 #define JIT_STACK_START 32768u
 #define JIT_STACK_MAX   (1024u * 1024u)
@@ -38,6 +38,43 @@
 	"[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\\r\\n]*|" NEWLINES "|" SPACES
 #define RE_HAN_KANA "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+"
 
+#define RE_SEED CONTRACTION "|" LEAD "\\p{L}+|\\p{N}| ?[^" WS "\\p{L}\\p{N}\\r\\n]+|" NEWLINES "|" SPACES
+#define RE_BAILING                                                                                           \
+	"'(?i:[sdmt]|ll|ve|re)|" LEAD "\\p{L}+|\\p{N}|" SYMBOLS "[\\r\\n]*|[" WS "]*[\\r\\n]|" SPACES
+#define RE_QWEN35                                                                                            \
+	CONTRACTION "|" LEAD "[\\p{L}\\p{M}]+|\\p{N}| ?[^" WS "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" NEWLINES      \
+		    "|" SPACES
+/* Runs of blanks in powers of two, the longest first. */
+#define RUN(n) "[" WS "]{" n "}(?![^" WS "])|"
+#define RE_JAIS2                                                                                             \
+	CONTRACTION "|" LEAD "\\p{L}+|\\p{N}{1,3}|" SYMBOLS "[\\r\\n]*|" NEWLINES "|" RUN("512") RUN("256")  \
+	    RUN("128") RUN("64") RUN("32") RUN("16") RUN("8") RUN("4") RUN("1,2") "[" WS "]"
+/* The letters that have case, as DeepSeek's first tokenizer lists them. */
+#define CASED_LETTERS                                                                                        \
+	"A-Za-z\\x{b5}\\x{c0}-\\x{d6}\\x{d8}-\\x{f6}\\x{f8}-\\x{1ba}\\x{1bc}-\\x{1bf}"                       \
+	"\\x{1c4}-\\x{293}\\x{295}-\\x{2af}\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37b}-\\x{37d}"               \
+	"\\x{37f}\\x{386}\\x{388}-\\x{38a}\\x{38c}\\x{38e}-\\x{3a1}\\x{3a3}-\\x{3f5}"                        \
+	"\\x{3f7}-\\x{481}\\x{48a}-\\x{52f}\\x{531}-\\x{556}\\x{10a0}-\\x{10c5}"                             \
+	"\\x{13a0}-\\x{13f5}\\x{13f8}-\\x{13fd}\\x{1c90}-\\x{1cba}\\x{1cbd}-\\x{1cbf}"                       \
+	"\\x{1d00}-\\x{1d2b}\\x{1d6b}-\\x{1d77}\\x{1d79}-\\x{1d9a}\\x{1e00}-\\x{1f15}"                       \
+	"\\x{1f18}-\\x{1f1d}\\x{1f20}-\\x{1f45}\\x{1f48}-\\x{1f4d}\\x{1f50}-\\x{1f57}"                       \
+	"\\x{1f59}\\x{1f5b}\\x{1f5d}\\x{1f5f}-\\x{1f7d}\\x{1f80}-\\x{1fb4}\\x{1fb6}-\\x{1fbc}"               \
+	"\\x{1fbe}\\x{1fc2}-\\x{1fc4}\\x{1fc6}-\\x{1fcc}\\x{1fd0}-\\x{1fd3}"                                 \
+	"\\x{1fd6}-\\x{1fdb}\\x{1fe0}-\\x{1fec}\\x{1ff2}-\\x{1ff4}\\x{1ff6}-\\x{1ffc}"                       \
+	"\\x{2102}\\x{2107}\\x{210a}-\\x{2113}\\x{2115}\\x{2119}-\\x{211d}\\x{2124}\\x{2126}"                \
+	"\\x{2128}\\x{212a}-\\x{212d}\\x{212f}-\\x{2134}\\x{2139}\\x{213c}-\\x{213f}"                        \
+	"\\x{2145}-\\x{2149}\\x{214e}\\x{2183}\\x{2184}\\x{2c00}-\\x{2c7b}\\x{2c7e}-\\x{2ce4}"               \
+	"\\x{2ceb}-\\x{2cee}\\x{2cf2}\\x{2cf3}\\x{a640}-\\x{a66d}\\x{a680}-\\x{a69b}"                        \
+	"\\x{a722}-\\x{a76f}\\x{a771}-\\x{a787}\\x{a78b}-\\x{a78e}\\x{ab70}-\\x{abbf}"                       \
+	"\\x{fb00}-\\x{fb06}\\x{fb13}-\\x{fb17}\\x{ff21}-\\x{ff3a}\\x{ff41}-\\x{ff5a}"                       \
+	"\\x{10400}-\\x{1044f}\\x{104b0}-\\x{104d3}\\x{104d8}-\\x{104fb}\\x{10c80}-\\x{10cb2}"               \
+	"\\x{10cc0}-\\x{10cf2}\\x{118a0}-\\x{118df}\\x{1e900}-\\x{1e943}"
+#define RE_CJK_DEEPSEEK "[\\x{4e00}-\\x{9fa5}\\x{800}-\\x{4e00}\\x{ac00}-\\x{d7ff}]+"
+#define RE_YOUTU                                                                                             \
+	"[\\x{ac00}-\\x{d7a3}\\x{3131}-\\x{318e}]+|[\\x{ff01}\\x{2026}\\x{201c}\\x{201d}\\x{2018}\\x{2019}"  \
+	"\\x{2014}\\x{ff1a}\\x{ff1b}\\x{ff0c}\\x{3001}-\\x{303f}\\x{fe30}-\\x{fe4f}]+|[\\x{3105}-\\x{312f}]" \
+	"+|" RE_HAN_KANA
+
 struct kind {
 	bool whole_words, adds_bos;
 	/* Applied one after the other, each inside the pieces of the one before. */
@@ -49,13 +86,36 @@ static const struct kind kind_default = {
 static const struct kind kind_gpt2 = {.stage = {RE_GPT2}};
 static const struct kind kind_llama3 = {.whole_words = true, .adds_bos = true, .stage = {RE_LLAMA3}};
 static const struct kind kind_dbrx = {.stage = {RE_LLAMA3}};
+static const struct kind kind_minicpm5 = {.whole_words = true,
+					  .stage = {"\\p{N}{1,3}", RE_MODERN("\\p{N}+")}};
+static const struct kind kind_jais2 = {.stage = {RE_JAIS2}};
 static const struct kind kind_qwen2 = {.stage = {RE_QWEN2}};
+static const struct kind kind_qwen35 = {.stage = {RE_QWEN35}};
+static const struct kind kind_laguna = {.stage = {"[^\\n]+|\\n+", RE_QWEN2}};
+static const struct kind kind_seed = {.stage = {RE_SEED}};
+static const struct kind kind_bailing = {.stage = {RE_BAILING}};
 static const struct kind kind_falcon = {.stage = {"[\\p{P}$+<=>^~|`]+", RE_GPT2, "[0-9][0-9][0-9]"}};
 static const struct kind kind_starcoder = {.stage = {"\\p{N}", RE_GPT2}};
 static const struct kind kind_bloom = {.stage = {RE_BLOOM}};
+static const struct kind kind_viking = {.stage = {RE_BLOOM, "\\p{N}"}};
 static const struct kind kind_gpt4o = {.stage = {RE_CASED(CONTRACTION "?", "\\p{N}{1,3}")}};
+static const struct kind kind_granite = {.whole_words = true,
+					 .stage = {RE_CASED(CONTRACTION "?", "\\p{N}{1,3}")}};
 static const struct kind kind_tekken = {
     .whole_words = true, .adds_bos = true, .stage = {RE_CASED("", "\\p{N}")}};
+static const struct kind kind_youtu = {.whole_words = true,
+				       .stage = {RE_YOUTU, RE_CASED(CONTRACTION "?", "\\p{N}")}};
+static const struct kind kind_chameleon = {.adds_bos = true,
+					   .stage = {"<sentinel:[0-9]+>", "IMGIMG[A-I]{1,4}Z",
+						     "[\\t\\n]|    |  ", "\\p{N}", "[\\p{P}!-/:-@\\[-`{-~]",
+						     RE_GPT2}};
+static const struct kind kind_deepseek_llm = {
+    .stage = {"[\\r\\n]", "[" WS "]?[" CASED_LETTERS "]+",
+	      "[" WS
+	      "]?[!-/:-~\\x{ff01}-\\x{ff0f}\\x{ff1a}-\\x{ff5e}\\x{2018}-\\x{201f}\\x{3000}-\\x{3002}]+",
+	      "[" WS "]+\\z", RE_CJK_DEEPSEEK, "\\p{N}+"}};
+static const struct kind kind_deepseek_coder = {
+    .stage = {"[\\r\\n]", "[" WS "]?\\p{L}+", "[" WS "]?\\p{P}+", RE_CJK_DEEPSEEK, "\\p{N}"}};
 static const struct kind kind_deepseek3 = {.stage = {"\\p{N}{1,3}", RE_HAN_KANA, RE_DEEPSEEK3}};
 
 static const struct {
@@ -68,16 +128,50 @@ static const struct {
     {"mpt", &kind_gpt2},
     {"olmo", &kind_gpt2},
     {"jais", &kind_gpt2},
+    {"trillion", &kind_gpt2},
+    {"roberta-bpe", &kind_gpt2},
+    {"modern-bert", &kind_gpt2},
+    {"jina-es", &kind_gpt2},
+    {"jina-de", &kind_gpt2},
+    {"jina-v1-en", &kind_gpt2},
+    {"jina-v2-es", &kind_gpt2},
+    {"jina-v2-de", &kind_gpt2},
+    {"jina-v2-code", &kind_gpt2},
+    {"gigachat", &kind_gpt2},
+    {"a.x-4.0", &kind_gpt2},
+    {"mellum", &kind_gpt2},
+    {"exaone4", &kind_gpt2},
+    {"granite-docling", &kind_gpt2},
     {"llama-bpe", &kind_llama3},
     {"llama3", &kind_llama3},
     {"llama-v3", &kind_llama3},
     {"falcon3", &kind_llama3},
+    {"falcon-h1", &kind_llama3},
     {"pixtral", &kind_llama3},
+    {"midm-2.0", &kind_llama3},
+    {"lfm2", &kind_llama3},
+    {"jina-v5-nano", &kind_llama3},
     {"dbrx", &kind_dbrx},
     {"smaug-bpe", &kind_dbrx},
+    {"chatglm-bpe", &kind_dbrx},
+    {"glm4", &kind_dbrx},
+    {"minicpm5", &kind_minicpm5},
+    {"jais-2", &kind_jais2},
     {"qwen2", &kind_qwen2},
     {"deepseek-r1-qwen", &kind_qwen2},
     {"stablelm2", &kind_qwen2},
+    {"megrez", &kind_qwen2},
+    {"kormo", &kind_qwen2},
+    {"f2llmv2", &kind_qwen2},
+    {"hunyuan", &kind_qwen2},
+    {"solar-open", &kind_qwen2},
+    {"grok-2", &kind_qwen2},
+    {"qwen35", &kind_qwen35},
+    {"laguna", &kind_laguna},
+    {"seed-coder", &kind_seed},
+    {"bailingmoe", &kind_bailing},
+    {"bailingmoe2", &kind_bailing},
+    {"llada-moe", &kind_bailing},
     {"falcon", &kind_falcon},
     {"starcoder", &kind_starcoder},
     {"refact", &kind_starcoder},
@@ -86,11 +180,26 @@ static const struct {
     {"codeshell", &kind_starcoder},
     {"exaone", &kind_starcoder},
     {"minerva-7b", &kind_starcoder},
+    {"mellum2", &kind_starcoder},
     {"bloom", &kind_bloom},
+    {"poro-chat", &kind_bloom},
+    {"gpt3-finnish", &kind_bloom},
+    {"viking", &kind_viking},
     {"gpt-4o", &kind_gpt4o},
     {"llama4", &kind_gpt4o},
+    {"kanana2", &kind_gpt4o},
+    {"talkie", &kind_gpt4o},
+    {"minimax-m2", &kind_gpt4o},
+    {"granite-embed-multi-97m", &kind_granite},
     {"tekken", &kind_tekken},
+    {"youtu", &kind_youtu},
+    {"chameleon", &kind_chameleon},
+    {"deepseek-llm", &kind_deepseek_llm},
+    {"deepseek-coder", &kind_deepseek_coder},
     {"deepseek-v3", &kind_deepseek3},
+    {"hunyuan-dense", &kind_deepseek3},
+    {"joyai-llm", &kind_deepseek3},
+    {"hy_v4", &kind_deepseek3},
 };
 #define N_NAMES (sizeof(names) / sizeof(names[0]))
 
@@ -111,7 +220,7 @@ struct tok_pre_work {
 
 static int unknown_name(const char *name, size_t len, struct ps_err *err)
 {
-	char known[640] = "";
+	char known[900] = "";
 	size_t at = 0;
 
 	for (size_t i = 0; i < N_NAMES && at < sizeof(known); i++)
