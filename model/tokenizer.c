@@ -22,6 +22,11 @@ int32_t tokenizer_eos(const struct tokenizer *t)
 	return t->eos;
 }
 
+int32_t tokenizer_mask(const struct tokenizer *t)
+{
+	return t->mask;
+}
+
 static bool is_id(const struct tokenizer *t, int32_t id)
 {
 	return id >= 0 && (uint32_t)id < t->n_vocab;
@@ -32,58 +37,28 @@ bool tokenizer_is_eog(const struct tokenizer *t, int32_t id)
 	return is_id(t, id) && t->eog[id];
 }
 
-/*
- * The longest special token at the beginning of s, or -1. The table is sorted, so the tokens
- * that agree with the first d bytes of s are a range; each byte narrows it, and a token that
- * ends after d bytes stands first in it.
- */
-static int32_t match_special(const struct tokenizer *t, const char *s, size_t len, bool parse_special,
-			     uint32_t *len_out)
-{
-	uint32_t lo = t->special_from[(uint8_t)s[0]], hi = t->special_from[(uint8_t)s[0] + 1];
-	int32_t found = -1;
-
-	for (uint32_t d = 1; lo < hi; d++) {
-		uint32_t from, to;
-
-		for (; lo < hi && t->special[lo].len == d; lo++) {
-			if (!parse_special && t->type[t->special_id[lo]] != TOK_USER)
-				continue;
-			found = (int32_t)t->special_id[lo];
-			*len_out = d;
-		}
-		if (d >= len)
-			break;
-		for (from = lo, to = hi; from < to;) {
-			uint32_t mid = from + (to - from) / 2;
-
-			if ((uint8_t)t->special[mid].s[d] < (uint8_t)s[d])
-				from = mid + 1;
-			else
-				to = mid;
-		}
-		lo = from;
-		for (to = hi; from < to;) {
-			uint32_t mid = from + (to - from) / 2;
-
-			if ((uint8_t)t->special[mid].s[d] <= (uint8_t)s[d])
-				from = mid + 1;
-			else
-				to = mid;
-		}
-		hi = from;
-	}
-	return found;
-}
-
 static int encode_plain(const struct tokenizer *t, struct tok_work *w, const char *text, size_t len,
 			bool prefix)
 {
 	if (len == 0)
 		return 0;
-	if (t->kind == TOK_SPM)
+	switch (t->kind) {
+	case TOK_SPM:
 		return tok_spm_encode(t, w, text, (uint32_t)len, prefix && t->add_space_prefix);
-	return tok_bpe_encode(t, w, text, (uint32_t)len);
+	case TOK_BPE:
+		return tok_bpe_encode(t, w, text, (uint32_t)len);
+	case TOK_WPM:
+		return tok_wpm_encode(t, w, text, (uint32_t)len);
+	case TOK_UGM:
+		return tok_ugm_encode(t, w, text, (uint32_t)len);
+	}
+	CHECK(false);
+}
+
+/* The C locale's blanks, which are what tokens strip. */
+static bool is_blank(char c)
+{
+	return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
 /* Special tokens cut the text, the leftmost first and of those the longest. SentencePiece's space
@@ -92,23 +67,27 @@ static int encode_plain(const struct tokenizer *t, struct tok_work *w, const cha
 static int encode_text(const struct tokenizer *t, struct tok_work *w, const char *text, size_t len,
 		       bool parse_special)
 {
-	size_t from = 0, i = 0;
+	size_t from = 0, i = 0, to;
 	bool prefix = true;
 	int rc = 0;
 
 	while (i < len && rc == 0) {
 		uint32_t n = 0;
-		int32_t id = match_special(t, text + i, len - i, parse_special, &n);
+		int32_t id = tok_special_match(t, text + i, len - i, parse_special, &n);
 
 		if (id < 0) {
 			i++;
 			continue;
 		}
-		rc = encode_plain(t, w, text + from, i - from, prefix);
+		for (to = i; t->strip[id] & TOK_STRIP_LEFT && to > from && is_blank(text[to - 1]);)
+			to--;
+		rc = encode_plain(t, w, text + from, to - from, prefix);
 		if (rc == 0)
 			rc = tok_put_id(w, id);
 		prefix = t->type[id] != TOK_USER;
 		i += n;
+		while (t->strip[id] & TOK_STRIP_RIGHT && i < len && is_blank(text[i]))
+			i++;
 		from = i;
 	}
 	return rc == 0 ? encode_plain(t, w, text + from, len - from, prefix) : rc;
@@ -141,6 +120,7 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bo
 	free(w.sym);
 	free(w.heap);
 	free(w.buf);
+	free(w.best);
 	if (rc != 0) {
 		free(w.ids);
 		return rc;
@@ -150,8 +130,8 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bo
 	return 0;
 }
 
-/* The bytes of a token at its place in the text. The first one of a SentencePiece text lost its
- * own space to the one that encoding put in front; user-defined tokens never get one. */
+/* The bytes of a token at its place in the text. The space in front of the first one is the one that
+ * encoding put there, or that WordPiece has in front of every word; user-defined tokens have none. */
 static struct tok_str piece_at(const struct tokenizer *t, bool *started, int32_t id)
 {
 	struct tok_str p = t->piece[id];
@@ -159,7 +139,7 @@ static struct tok_str piece_at(const struct tokenizer *t, bool *started, int32_t
 	if (*started || p.len == 0)
 		return p;
 	*started = true;
-	if (t->add_space_prefix && t->type[id] != TOK_USER && p.s[0] == ' ') {
+	if (t->drops_first_space && t->type[id] != TOK_USER && p.s[0] == ' ') {
 		p.s++;
 		p.len--;
 	}

@@ -3,8 +3,9 @@
 #define PENSTOCK_MODEL_TOKENIZER_H
 /*
  * Text to token ids and back, from the vocabulary in a GGUF's own metadata:
- * SentencePiece BPE ("llama") and byte-level BPE ("gpt2", with its named
- * pre-tokenizer). Not for chat templates.
+ * SentencePiece BPE ("llama"), byte-level BPE ("gpt2", with its named
+ * pre-tokenizer), WordPiece ("bert") and SentencePiece unigram ("t5"). Not for chat
+ * templates: those are model/chat.h.
  *
  * Immutable after loading: any thread may use it.
  */
@@ -25,21 +26,26 @@ void tokenizer_free(struct tokenizer *t);
 uint32_t tokenizer_n_vocab(const struct tokenizer *t);
 int32_t tokenizer_bos(const struct tokenizer *t); /* -1: none */
 int32_t tokenizer_eos(const struct tokenizer *t); /* -1: none */
+/* The token that stands for what a model is to fill in; -1: the file names none. */
+int32_t tokenizer_mask(const struct tokenizer *t);
 /* Ends a generation: eos, eot, ... */
 bool tokenizer_is_eog(const struct tokenizer *t, int32_t id);
 
-/* Encodes `len` bytes, at most 64 MiB. Any bytes: each byte that is not part of a well-formed UTF-8
- * character is a word of its own and becomes a byte's token. add_special: BOS/EOS as the file asks.
- * parse_special: text of control tokens becomes their ids; otherwise text never does. User-defined
- * tokens are found either way, the leftmost first and of those the longest. *ids_out is malloc'd (also
- * for no ids), the caller frees. -ENOMEM; -E2BIG: too long; -EILSEQ: the vocabulary has neither a token
- * for one of the bytes nor an unknown token. */
+/* Encodes `len` bytes, at most 64 MiB. Any bytes: with both kinds of BPE each byte that is not part of a
+ * well-formed UTF-8 character is a word of its own and becomes a byte's token; unigram takes it for
+ * U+FFFD, WordPiece drops it. A byte for which a byte-level vocabulary has no token is dropped. add_special:
+ * BOS/EOS as the file asks; WordPiece's are [CLS] and [SEP]. parse_special: text of control tokens becomes
+ * their ids; otherwise text never does. User-defined tokens are found either way, the leftmost first and of
+ * those the longest. *ids_out is malloc'd (also for no ids), the caller frees. -ENOMEM; -E2BIG: too long,
+ * also after unigram's normalisation; -EILSEQ: another vocabulary has neither a token for a part of the text
+ * nor an unknown token; -EBADMSG: unigram's precompiled_charsmap is torn. */
 int ps_warn_unused tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool add_special,
 				    bool parse_special, int32_t **ids_out, size_t *n_out);
 
 /* Decodes ids to bytes, malloc'd and terminated; control and unknown tokens yield nothing. The result
- * of decoding what encode gave without specials and unknown tokens is the text itself. -EINVAL: an id out of
- * range. */
+ * of decoding what either kind of BPE gave without specials and unknown tokens is the text itself;
+ * WordPiece and unigram give the normalised text, with a space in front of every word but the first. -EINVAL:
+ * an id out of range. */
 int ps_warn_unused tokenizer_decode(const struct tokenizer *t, const int32_t *ids, size_t n, char **text_out,
 				    size_t *len_out);
 

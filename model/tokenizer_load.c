@@ -13,14 +13,6 @@
 
 #define KEY(name) "tokenizer.ggml." name
 
-/* Control and user-defined tokens that end a generation, by the names that published models
- * give them; a file's keys name only some. */
-static const char *const eog_names[] = {
-    "<|eot_id|>", "<|im_end|>", "<|end|>",  "<|endoftext|>", "<|end_of_text|>",
-    "<|eom_id|>", "<|return|>", "<|call|>", "<end_of_turn>", "<end_of_utterance>",
-    "<EOT>",      "_<EOT>",     "[EOT]",    "[EOS]",         "<eos>",
-};
-
 static bool str_is(struct gguf_str s, const char *text)
 {
 	return s.len == strlen(text) && memcmp(s.s, text, s.len) == 0;
@@ -82,6 +74,16 @@ static int load_types(struct tokenizer *t, const struct gguf *g, struct ps_err *
 	return 0;
 }
 
+/* Ids that a file without the keys means, by kind: those of the first models of the kind. */
+static const struct {
+	int32_t bos, eos, unk;
+} default_ids[] = {
+    [TOK_SPM] = {1, 2, 0},
+    [TOK_BPE] = {-1, -1, -1},
+    [TOK_WPM] = {101, 102, 100},
+    [TOK_UGM] = {-1, 1, 2},
+};
+
 /* Special tokens of a file without types: at least those that it names are not plain text. */
 static void mark_named(struct tokenizer *t, const struct gguf *g)
 {
@@ -95,19 +97,31 @@ static void mark_named(struct tokenizer *t, const struct gguf *g)
 		t->type[t->unk] = TOK_UNKNOWN;
 }
 
+/* BERT's own names for the tokens around a text are [CLS] and [SEP]; files have them under either name. */
+static int load_ends(struct tokenizer *t, const struct gguf *g, struct ps_err *err)
+{
+	bool wpm = t->kind == TOK_WPM;
+	bool cls = wpm && !gguf_has(g, KEY("bos_token_id")),
+	     sep = wpm && gguf_has(g, KEY("seperator_token_id"));
+	int rc = load_id(t, g, cls ? KEY("cls_token_id") : KEY("bos_token_id"), default_ids[t->kind].bos,
+			 &t->bos, err);
+
+	if (rc == 0)
+		rc = load_id(t, g, sep ? KEY("seperator_token_id") : KEY("eos_token_id"),
+			     default_ids[t->kind].eos, &t->eos, err);
+	return rc;
+}
+
 static int load_ids(struct tokenizer *t, const struct gguf *g, struct ps_err *err)
 {
 	static const char *const more[] = {KEY("eot_token_id"), KEY("eom_token_id")};
-	bool spm = t->kind == TOK_SPM;
 	int32_t id;
-	int rc;
+	int rc = load_ends(t, g, err);
 
-	/* SentencePiece's own defaults; byte-level vocabularies have none. */
-	rc = load_id(t, g, KEY("bos_token_id"), spm ? 1 : -1, &t->bos, err);
 	if (rc == 0)
-		rc = load_id(t, g, KEY("eos_token_id"), spm ? 2 : -1, &t->eos, err);
+		rc = load_id(t, g, KEY("unknown_token_id"), default_ids[t->kind].unk, &t->unk, err);
 	if (rc == 0)
-		rc = load_id(t, g, KEY("unknown_token_id"), spm ? 0 : -1, &t->unk, err);
+		rc = load_id(t, g, KEY("mask_token_id"), -1, &t->mask, err);
 	if (rc == 0 && t->eos >= 0)
 		t->eog[t->eos] = true;
 	for (size_t i = 0; i < sizeof(more) / sizeof(more[0]) && rc == 0; i++) {
@@ -120,16 +134,20 @@ static int load_ids(struct tokenizer *t, const struct gguf *g, struct ps_err *er
 
 static int load_flags(struct tokenizer *t, const struct gguf *g, struct ps_err *err)
 {
-	bool bos = t->kind == TOK_SPM || tok_pre_adds_bos(t->pre);
+	bool bos =
+	    t->kind == TOK_SPM || t->kind == TOK_WPM || (t->kind == TOK_BPE && tok_pre_adds_bos(t->pre));
+	bool eos = t->kind == TOK_WPM || t->kind == TOK_UGM;
 	int rc = load_flag(g, KEY("add_bos_token"), bos && t->bos >= 0, &t->add_bos, err);
 
 	if (rc == 0)
-		rc = load_flag(g, KEY("add_eos_token"), false, &t->add_eos, err);
+		rc = load_flag(g, KEY("add_eos_token"), eos && t->eos >= 0, &t->add_eos, err);
 	if (rc == 0)
 		rc = load_flag(g, KEY("add_space_prefix"), t->kind == TOK_SPM, &t->add_space_prefix, err);
-	/* Byte-level vocabularies have no such rule; their pre-tokenizers say where a space goes. */
-	if (t->kind == TOK_BPE)
+	/* The others have no such rule: byte-level vocabularies' expressions say where a space goes, and
+	 * WordPiece's words have none. */
+	if (t->kind == TOK_BPE || t->kind == TOK_WPM)
 		t->add_space_prefix = false;
+	t->drops_first_space = t->add_space_prefix || t->merge_spaces || t->kind == TOK_WPM;
 	if (rc == 0 && ((t->add_bos && t->bos < 0) || (t->add_eos && t->eos < 0)))
 		return ps_err_set(err, -EBADMSG, "the file asks to add a token at the %s but names none",
 				  t->add_bos && t->bos < 0 ? "beginning (add_bos_token)"
@@ -173,13 +191,14 @@ static int load_piece(struct tokenizer *t, const struct unicode_byte_alphabet *a
 	if (t->type[i] == TOK_CONTROL || t->type[i] == TOK_UNKNOWN) {
 		t->piece[i].len = 0;
 	} else if (t->type[i] == TOK_BYTE) {
-		if (t->kind == TOK_BPE)
-			return ps_err_set(err, -EBADMSG, "%s[%u]: a byte-level vocabulary has no byte tokens",
-					  KEY("token_type"), i);
+		if (t->kind == TOK_BPE || t->kind == TOK_WPM)
+			return ps_err_set(err, -EBADMSG, "%s[%u]: a %s vocabulary has no byte tokens",
+					  KEY("token_type"), i,
+					  t->kind == TOK_BPE ? "byte-level" : "WordPiece");
 		out = arena_take(t, 1);
 		out[0] = (char)tok_spm_byte_of(raw);
 		t->piece[i] = (struct tok_str){.s = out, .len = 1};
-	} else if (t->kind == TOK_SPM) {
+	} else if (t->kind != TOK_BPE) {
 		t->piece[i] = with_spaces(t, raw);
 	} else if (t->type[i] != TOK_USER) {
 		out = arena_take(t, raw.len);
@@ -253,67 +272,6 @@ static int load_words(struct tokenizer *t, struct ps_err *err)
 	return 0;
 }
 
-static int compare_special(const void *a, const void *b, void *arg)
-{
-	const struct tokenizer *t = arg;
-	uint32_t ia = *(const uint32_t *)a, ib = *(const uint32_t *)b;
-	struct tok_str sa = t->type[ia] == TOK_USER ? t->piece[ia] : t->text[ia];
-	struct tok_str sb = t->type[ib] == TOK_USER ? t->piece[ib] : t->text[ib];
-	int c = memcmp(sa.s, sb.s, sa.len < sb.len ? sa.len : sb.len);
-
-	if (c != 0)
-		return c;
-	if (sa.len != sb.len)
-		return sa.len < sb.len ? -1 : 1;
-	return ia < ib ? -1 : ia > ib;
-}
-
-static bool is_special(const struct tokenizer *t, uint32_t i)
-{
-	uint8_t type = t->type[i];
-
-	return (type == TOK_CONTROL || type == TOK_UNKNOWN || type == TOK_USER) && t->text[i].len > 0;
-}
-
-static int load_specials(struct tokenizer *t, struct ps_err *err)
-{
-	uint32_t n = 0, first = 0;
-
-	for (uint32_t i = 0; i < t->n_vocab; i++)
-		n += is_special(t, i);
-	t->special = calloc(n + 1, sizeof(*t->special));
-	t->special_id = calloc(n + 1, sizeof(*t->special_id));
-	if (t->special == NULL || t->special_id == NULL)
-		return ps_err_set(err, -ENOMEM, "no memory for %u special tokens", n);
-	for (uint32_t i = 0; i < t->n_vocab; i++)
-		if (is_special(t, i))
-			t->special_id[t->n_special++] = i;
-	qsort_r(t->special_id, n, sizeof(*t->special_id), compare_special, t);
-	for (uint32_t i = 0; i < n; i++) {
-		uint32_t id = t->special_id[i];
-
-		t->special[i] = t->type[id] == TOK_USER ? t->piece[id] : t->text[id];
-	}
-	for (unsigned b = 0; b < 256; b++) {
-		t->special_from[b] = first;
-		while (first < n && (uint8_t)t->special[first].s[0] == b)
-			first++;
-	}
-	t->special_from[256] = n;
-	return 0;
-}
-
-static void load_eog_names(struct tokenizer *t)
-{
-	for (uint32_t i = 0; i < t->n_special; i++) {
-		struct gguf_str s = {.s = t->special[i].s, .len = t->special[i].len};
-
-		for (size_t k = 0; k < sizeof(eog_names) / sizeof(eog_names[0]); k++)
-			if (str_is(s, eog_names[k]))
-				t->eog[t->special_id[i]] = true;
-	}
-}
-
 static int load_all(struct tokenizer *t, const struct gguf *g, struct ps_err *err)
 {
 	int rc = tok_map_init(&t->by_text, t->n_vocab);
@@ -327,40 +285,43 @@ static int load_all(struct tokenizer *t, const struct gguf *g, struct ps_err *er
 		mark_named(t, g);
 	if (rc == 0)
 		rc = load_texts(t, g, err);
+	if (rc == 0)
+		tok_special_mark(t);
 	if (rc == 0 && t->kind == TOK_SPM)
 		rc = tok_spm_load(t, g, err);
+	if (rc == 0 && t->kind == TOK_WPM)
+		rc = tok_wpm_load(t, g, err);
+	if (rc == 0 && t->kind == TOK_UGM)
+		rc = tok_ugm_load(t, g, err);
 	if (rc == 0)
 		rc = load_pieces(t, err);
 	if (rc == 0 && t->kind == TOK_BPE)
 		rc = load_words(t, err);
 	if (rc == 0)
-		rc = load_specials(t, err);
+		rc = tok_special_load(t, g, err);
 	/* Merges come last: they add symbols, which moves the texts. */
 	if (rc == 0 && t->kind == TOK_BPE)
 		rc = tok_bpe_load(t, g, err);
-	if (rc == 0)
-		rc = load_flags(t, g, err);
-	if (rc == 0)
-		load_eog_names(t);
-	return rc;
+	return rc == 0 ? load_flags(t, g, err) : rc;
 }
 
 static int load_kind(const struct gguf *g, enum tok_kind *kind_out, struct ps_err *err)
 {
+	static const char *const kinds[] = {
+	    [TOK_SPM] = "llama", [TOK_BPE] = "gpt2", [TOK_WPM] = "bert", [TOK_UGM] = "t5"};
 	struct gguf_str model;
 
 	if (!gguf_get_str(g, KEY("model"), &model) || str_is(model, "no_vocab"))
 		return ps_err_set(err, -ENOENT, "%s: the file has no vocabulary (%s)", gguf_path(g),
 				  KEY("model"));
-	if (str_is(model, "llama"))
-		*kind_out = TOK_SPM;
-	else if (str_is(model, "gpt2"))
-		*kind_out = TOK_BPE;
-	else
-		return ps_err_set(err, -ENOTSUP,
-				  "%s: tokenizer \"%.*s\" is not known; expected one of llama, gpt2",
-				  KEY("model"), (int)(model.len < 64 ? model.len : 64), model.s);
-	return 0;
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		if (str_is(model, kinds[i])) {
+			*kind_out = (enum tok_kind)i;
+			return 0;
+		}
+	return ps_err_set(err, -ENOTSUP,
+			  "%s: tokenizer \"%.*s\" is not known; expected one of llama, gpt2, bert, t5",
+			  KEY("model"), (int)(model.len < 64 ? model.len : 64), model.s);
 }
 
 int tokenizer_load(const struct gguf *g, struct tokenizer **tok_out, struct ps_err *err)
@@ -388,7 +349,8 @@ int tokenizer_load(const struct gguf *g, struct tokenizer **tok_out, struct ps_e
 	t->eog = calloc(n, sizeof(*t->eog));
 	t->text = calloc(n, sizeof(*t->text));
 	t->piece = calloc(n, sizeof(*t->piece));
-	if (t->type == NULL || t->eog == NULL || t->text == NULL || t->piece == NULL)
+	t->strip = calloc(n, sizeof(*t->strip));
+	if (t->type == NULL || t->eog == NULL || t->strip == NULL || t->text == NULL || t->piece == NULL)
 		rc = ps_err_set(err, -ENOMEM, "no memory for %zu tokens", n);
 	else
 		rc = load_all(t, g, err);
@@ -414,6 +376,9 @@ void tokenizer_free(struct tokenizer *t)
 	free(t->arena);
 	free(t->special);
 	free(t->special_id);
+	free(t->strip);
 	free(t->order);
+	free(t->score);
+	tok_trie_fini(&t->trie);
 	free(t);
 }

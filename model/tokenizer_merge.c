@@ -38,13 +38,15 @@ int tok_put_id(struct tok_work *w, int32_t id)
 
 int tok_put_bytes(const struct tokenizer *t, struct tok_work *w, const char *s, size_t n)
 {
+	bool drops = t->kind == TOK_BPE && t->unk < 0;
 	int rc = 0;
 
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n && !drops; i++)
 		if (t->byte_id[(uint8_t)s[i]] < 0)
 			return t->unk >= 0 ? tok_put_id(w, t->unk) : -EILSEQ;
 	for (size_t i = 0; i < n && rc == 0; i++)
-		rc = tok_put_id(w, t->byte_id[(uint8_t)s[i]]);
+		if (t->byte_id[(uint8_t)s[i]] >= 0)
+			rc = tok_put_id(w, t->byte_id[(uint8_t)s[i]]);
 	return rc;
 }
 

@@ -51,7 +51,7 @@ static void mark_bytes(struct tokenizer *t)
 			t->type[i] = TOK_BYTE;
 }
 
-static int load_bytes(struct tokenizer *t, struct ps_err *err)
+int tok_spm_load_bytes(struct tokenizer *t, struct ps_err *err)
 {
 	mark_bytes(t);
 	for (uint32_t i = 0; i < t->n_vocab; i++) {
@@ -72,7 +72,7 @@ static int load_bytes(struct tokenizer *t, struct ps_err *err)
 
 /* Whether a space follows another character inside the text. If no token has such a place,
  * words never merge with each other and are taken one by one. */
-static bool goes_on_after_space(struct tok_str s)
+bool tok_spm_goes_on_after_space(struct tok_str s)
 {
 	bool other = false;
 
@@ -102,17 +102,15 @@ static int load_texts(struct tokenizer *t, struct ps_err *err)
 					  i);
 		if (t->text[i].len > t->text_max)
 			t->text_max = t->text[i].len;
-		if (goes_on_after_space(t->text[i]))
+		if (tok_spm_goes_on_after_space(t->text[i]))
 			t->words_apart = false;
 	}
 	return 0;
 }
 
-int tok_spm_load(struct tokenizer *t, const struct gguf *g, struct ps_err *err)
+int tok_spm_load_scores(struct tokenizer *t, const struct gguf *g, struct ps_err *err)
 {
 	const uint8_t *scores = gguf_arr_data(g, KEY_SCORES);
-	bool strip = false;
-	int rc;
 
 	if (scores == NULL || gguf_arr_type(g, KEY_SCORES) != GGUF_F32)
 		return ps_err_set(err, -EBADMSG, "%s: expected %u float32 scores, found none", KEY_SCORES,
@@ -120,22 +118,37 @@ int tok_spm_load(struct tokenizer *t, const struct gguf *g, struct ps_err *err)
 	if (gguf_arr_len(g, KEY_SCORES) != t->n_vocab)
 		return ps_err_set(err, -EBADMSG, "%s: expected %u scores, one a token, found %zu", KEY_SCORES,
 				  t->n_vocab, gguf_arr_len(g, KEY_SCORES));
+	t->score = calloc(t->n_vocab, sizeof(*t->score));
+	if (t->score == NULL)
+		return ps_err_set(err, -ENOMEM, "no memory for %u scores", t->n_vocab);
+	for (uint32_t i = 0; i < t->n_vocab; i++) {
+		uint32_t bits = ps_load32(scores + 4 * (size_t)i);
+
+		memcpy(&t->score[i], &bits, sizeof(t->score[i]));
+		if (isnan(t->score[i]))
+			return ps_err_set(err, -EBADMSG, "%s[%u] is not a number", KEY_SCORES, i);
+	}
+	return 0;
+}
+
+int tok_spm_load(struct tokenizer *t, const struct gguf *g, struct ps_err *err)
+{
+	bool strip = false;
+	int rc = tok_spm_load_scores(t, g, err);
+
+	if (rc != 0)
+		return rc;
 	if (gguf_get_bool(g, "tokenizer.ggml.remove_extra_whitespaces", &strip) && strip)
 		return ps_err_set(err, -ENOTSUP,
 				  "tokenizer.ggml.remove_extra_whitespaces: only false is supported");
 	t->order = calloc(t->n_vocab, sizeof(*t->order));
 	if (t->order == NULL)
 		return ps_err_set(err, -ENOMEM, "no memory for %u scores", t->n_vocab);
-	for (uint32_t i = 0; i < t->n_vocab; i++) {
-		uint32_t bits = ps_load32(scores + 4 * (size_t)i);
-		float score;
-
-		memcpy(&score, &bits, sizeof(score));
-		if (isnan(score))
-			return ps_err_set(err, -EBADMSG, "%s[%u] is not a number", KEY_SCORES, i);
-		t->order[i] = order_of(score);
-	}
-	rc = load_bytes(t, err);
+	for (uint32_t i = 0; i < t->n_vocab; i++)
+		t->order[i] = order_of(t->score[i]);
+	free(t->score);
+	t->score = NULL;
+	rc = tok_spm_load_bytes(t, err);
 	return rc == 0 ? load_texts(t, err) : rc;
 }
 

@@ -3,6 +3,10 @@
 
 #include <string.h>
 
+#include <utf8proc.h>
+
+#include "base/check.h"
+
 /* What may follow a lead byte: the sequence's length and the range of its second byte, which is
  * narrower than 80..BF after E0, ED, F0 and F4 (table 3-7). Length 0: not a lead byte. */
 struct lead {
@@ -69,13 +73,115 @@ size_t unicode_utf8_partial_tail(const char *s, size_t n)
 
 size_t unicode_utf8_put(uint32_t cp, char *out)
 {
-	if (cp < 0x80) {
-		out[0] = (char)cp;
+	static const uint8_t lead[] = {0, 0, 0xc0, 0xe0, 0xf0};
+	size_t n = cp < 0x80 ? 1 : cp < 0x800 ? 2 : cp < 0x10000 ? 3 : 4;
+
+	for (size_t i = n; i-- > 1; cp >>= 6)
+		out[i] = (char)(0x80 | (cp & 0x3f));
+	out[0] = (char)(lead[n == 1 ? 0 : n] | cp);
+	return n;
+}
+
+uint32_t unicode_utf8_get(const char *s, size_t len)
+{
+	static const uint8_t mask[] = {0, 0x7f, 0x1f, 0x0f, 0x07};
+	uint32_t cp;
+
+	CHECK(len >= 1 && len <= 4);
+	cp = (uint8_t)s[0] & mask[len];
+	for (size_t i = 1; i < len; i++)
+		cp = cp << 6 | ((uint8_t)s[i] & 0x3f);
+	return cp;
+}
+
+bool unicode_is_space(uint32_t cp)
+{
+	switch (cp) {
+	case 0x20:
+	case 0x85:
+	case 0xa0:
+	case 0x1680:
+	case 0x2028:
+	case 0x2029:
+	case 0x202f:
+	case 0x205f:
+	case 0x3000:
+		return true;
+	default:
+		return (cp >= 0x09 && cp <= 0x0d) || (cp >= 0x2000 && cp <= 0x200a);
+	}
+}
+
+static utf8proc_category_t category(uint32_t cp)
+{
+	return utf8proc_category((utf8proc_int32_t)cp);
+}
+
+bool unicode_is_control(uint32_t cp)
+{
+	utf8proc_category_t c = category(cp);
+
+	return c == UTF8PROC_CATEGORY_CC || c == UTF8PROC_CATEGORY_CF || c == UTF8PROC_CATEGORY_CO;
+}
+
+bool unicode_is_punctuation(uint32_t cp)
+{
+	utf8proc_category_t c = category(cp);
+
+	if (cp < 0x80)
+		return (cp >= 0x21 && cp <= 0x2f) || (cp >= 0x3a && cp <= 0x40) ||
+		       (cp >= 0x5b && cp <= 0x60) || (cp >= 0x7b && cp <= 0x7e);
+	return c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO;
+}
+
+bool unicode_is_nonspacing_mark(uint32_t cp)
+{
+	return category(cp) == UTF8PROC_CATEGORY_MN;
+}
+
+bool unicode_is_cjk(uint32_t cp)
+{
+	/* The list of the Hugging Face normaliser with which vocabularies are used, where one block begins
+	 * at U+2B920 and not, as in the first BERT, at U+2B820. */
+	static const struct {
+		uint32_t first, last;
+	} block[] = {{0x4e00, 0x9fff},   {0x3400, 0x4dbf},   {0x20000, 0x2a6df}, {0x2a700, 0x2b73f},
+		     {0x2b740, 0x2b81f}, {0x2b920, 0x2ceaf}, {0xf900, 0xfaff},   {0x2f800, 0x2fa1f}};
+
+	for (size_t i = 0; i < sizeof(block) / sizeof(block[0]); i++)
+		if (cp >= block[i].first && cp <= block[i].last)
+			return true;
+	return false;
+}
+
+size_t unicode_lower(uint32_t cp, uint32_t out[UNICODE_LOWER_MAX])
+{
+	/* The one code point of SpecialCasing.txt whose lower case is two without any condition. */
+	if (cp == 0x130) {
+		out[0] = 'i';
+		out[1] = 0x307;
+		return 2;
+	}
+	out[0] = (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
+	return 1;
+}
+
+size_t unicode_decompose(uint32_t cp, uint32_t out[UNICODE_DECOMPOSED_MAX])
+{
+	utf8proc_int32_t buf[UNICODE_DECOMPOSED_MAX];
+	int last = 0;
+	utf8proc_ssize_t n = utf8proc_decompose_char((utf8proc_int32_t)cp, buf, UNICODE_DECOMPOSED_MAX,
+						     UTF8PROC_DECOMPOSE, &last);
+
+	/* No canonical decomposition has more than four code points. */
+	CHECK(n <= (utf8proc_ssize_t)UNICODE_DECOMPOSED_MAX);
+	if (n < 1) {
+		out[0] = cp;
 		return 1;
 	}
-	out[0] = (char)(0xc0 | (cp >> 6));
-	out[1] = (char)(0x80 | (cp & 0x3f));
-	return 2;
+	for (utf8proc_ssize_t i = 0; i < n; i++)
+		out[i] = (uint32_t)buf[i];
+	return (size_t)n;
 }
 
 void unicode_byte_alphabet_init(struct unicode_byte_alphabet *a)

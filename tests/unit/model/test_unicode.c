@@ -119,12 +119,82 @@ static void test_byte_alphabet(void **state)
 	assert_int_equal(unicode_byte_alphabet_decode(&a, "", 0, out), 0);
 }
 
+static void test_code_points(void **state)
+{
+	char buf[4];
+
+	(void)state;
+	for (uint32_t cp = 0; cp <= 0x10ffff; cp++) {
+		size_t n;
+
+		if (cp >= 0xd800 && cp <= 0xdfff)
+			continue;
+		n = unicode_utf8_put(cp, buf);
+		assert_int_equal(unicode_utf8_len(buf, n), n);
+		assert_int_equal(unicode_utf8_get(buf, n), cp);
+	}
+}
+
+static void test_classes(void **state)
+{
+	static const uint32_t spaces[] = {' ', '\t', '\v', 0x85, 0xa0, 0x1680, 0x2003, 0x2028, 0x3000};
+	static const uint32_t controls[] = {0, 0x1b, 0x7f, 0x85, 0xad, 0x200b, 0x200d, 0xe000, 0xfeff};
+	static const uint32_t punctuation[] = {'$', '`', '~', '_', 0xa1, 0x2014, 0x3002, 0xff0c, 0x964};
+	static const uint32_t marks[] = {0x300, 0x308, 0xe31, 0x94d, 0x20dd + 0xb};
+	static const uint32_t cjk[] = {0x4e00, 0x9fff, 0x3400, 0x20000, 0x2b920, 0xf900, 0x2fa1f};
+	static const uint32_t neither[] = {'a', '1', 0xe9, 0x93e, 0x3042, 0xac00, 0x20ac, 0x378, 0x2b820};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(spaces) / sizeof(spaces[0]); i++)
+		assert_true(unicode_is_space(spaces[i]));
+	for (size_t i = 0; i < sizeof(controls) / sizeof(controls[0]); i++)
+		assert_true(unicode_is_control(controls[i]));
+	for (size_t i = 0; i < sizeof(punctuation) / sizeof(punctuation[0]); i++)
+		assert_true(unicode_is_punctuation(punctuation[i]));
+	for (size_t i = 0; i < sizeof(marks) / sizeof(marks[0]); i++)
+		assert_true(unicode_is_nonspacing_mark(marks[i]));
+	for (size_t i = 0; i < sizeof(cjk) / sizeof(cjk[0]); i++)
+		assert_true(unicode_is_cjk(cjk[i]));
+	for (size_t i = 0; i < sizeof(neither) / sizeof(neither[0]); i++)
+		assert_false(unicode_is_space(neither[i]) || unicode_is_control(neither[i]) ||
+			     unicode_is_punctuation(neither[i]) || unicode_is_nonspacing_mark(neither[i]) ||
+			     unicode_is_cjk(neither[i]));
+	assert_false(unicode_is_space(0x180e) || unicode_is_space(0x200b));
+}
+
+static void test_mappings(void **state)
+{
+	uint32_t out[UNICODE_DECOMPOSED_MAX];
+
+	(void)state;
+	assert_int_equal(unicode_lower('A', out), 1);
+	assert_int_equal(out[0], 'a');
+	assert_int_equal(unicode_lower(0x416, out), 1);
+	assert_int_equal(out[0], 0x436);
+	assert_int_equal(unicode_lower(0x130, out), 2);
+	assert_int_equal(out[1], 0x307);
+	assert_int_equal(unicode_decompose('x', out), 1);
+	assert_int_equal(out[0], 'x');
+	/* U+1E69 is s with two dots: decomposed to the end, and Hangul by its rule. */
+	assert_int_equal(unicode_decompose(0x1e69, out), 3);
+	assert_int_equal(out[0], 's');
+	assert_int_equal(out[1], 0x323);
+	assert_int_equal(out[2], 0x307);
+	assert_int_equal(unicode_decompose(0xd55c, out), 3);
+	assert_int_equal(out[0], 0x1112);
+	assert_int_equal(out[2], 0x11ab);
+	/* A compatibility character stays. */
+	assert_int_equal(unicode_decompose(0xfb01, out), 1);
+	for (uint32_t cp = 0; cp <= 0x10ffff; cp++)
+		assert_in_range(unicode_decompose(cp, out), 1, UNICODE_DECOMPOSED_MAX);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_every_sequence),
-	    cmocka_unit_test(test_cut_sequences),
-	    cmocka_unit_test(test_byte_alphabet),
+	    cmocka_unit_test(test_every_sequence), cmocka_unit_test(test_cut_sequences),
+	    cmocka_unit_test(test_byte_alphabet),  cmocka_unit_test(test_code_points),
+	    cmocka_unit_test(test_classes),        cmocka_unit_test(test_mappings),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

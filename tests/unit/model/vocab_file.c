@@ -116,6 +116,12 @@ void vocab_file_i32s(struct vocab_file *f, const char *key, const int32_t *value
 		put32(f, (uint32_t)values[i]);
 }
 
+void vocab_file_u8s(struct vocab_file *f, const char *key, const uint8_t *values, size_t n)
+{
+	put_array(f, key, GGUF_U8, n);
+	put(f, values, n);
+}
+
 int vocab_file_open(struct vocab_file *f, struct gguf **g_out, struct ps_err *err)
 {
 	char path[64];

@@ -25,6 +25,7 @@ void vocab_file_u32(struct vocab_file *f, const char *key, uint32_t value);
 void vocab_file_bool(struct vocab_file *f, const char *key, bool value);
 void vocab_file_strs(struct vocab_file *f, const char *key, const char *const *values, size_t n);
 void vocab_file_f32s(struct vocab_file *f, const char *key, const float *values, size_t n);
+void vocab_file_u8s(struct vocab_file *f, const char *key, const uint8_t *values, size_t n);
 void vocab_file_i32s(struct vocab_file *f, const char *key, const int32_t *values, size_t n);
 
 /* Opens what has been written so far; the result is gguf_open's. */
