@@ -83,6 +83,7 @@ static void measure_pass(struct accel *a, const struct model_graph *g, uint32_t 
 static void measure(struct accel *a)
 {
 	uint32_t longest = 1;
+	size_t quant_floats;
 
 	for (unsigned pass = 0; pass < MODEL_N_PASSES; pass++) {
 		const struct model_graph *g = model_graph_pass(a->graph, (enum model_pass)pass);
@@ -94,6 +95,11 @@ static void measure(struct accel *a)
 	}
 	a->head_pad = (a->head_pad + ACCEL_KV_BLOCK - 1) / ACCEL_KV_BLOCK * ACCEL_KV_BLOCK;
 	a->ldp = cpu_ld(longest);
+	a->panel_floats = KERN_PANEL * a->ldp;
+	quant_floats = (size_t)kern_quant_groups(longest) * KERN_QUANT_PANEL_BYTES * KERN_PANEL /
+		       KERN_QUANT_ROWS / sizeof(float);
+	if (a->panel_floats < quant_floats)
+		a->panel_floats = quant_floats;
 }
 
 static bool pass_uses(const struct model_graph *g, bool direct, uint32_t buf)
@@ -140,14 +146,11 @@ static int init_moe(struct accel *a)
 
 static int init_q8(struct accel *a)
 {
-	struct cpu_q8 *q8 = &a->q8;
+	uint64_t cols = (a->slots.max_tokens + KERN_QUANT_COLS - 1) / KERN_QUANT_COLS * KERN_QUANT_COLS;
 
-	q8->ldq = a->ldp + 64 - a->ldp % 64;
-	q8->lds = cpu_pad(a->ldp / 32 + 1);
-	q8->q = scratch(a, a->slots.max_tokens, q8->ldq);
-	q8->scale = scratch(a, a->slots.max_tokens, q8->lds * sizeof(float));
-	q8->bias = scratch(a, a->slots.max_tokens, q8->lds * sizeof(int32_t));
-	return q8->q != NULL && q8->scale != NULL && q8->bias != NULL ? 0 : -ENOMEM;
+	a->q8.n = cols * kern_quant_groups((uint32_t)a->ldp);
+	a->q8.x = scratch(a, a->q8.n, sizeof(*a->q8.x));
+	return a->q8.x != NULL ? 0 : -ENOMEM;
 }
 
 /* Floats of the scratch of attention, which is one piece. */
@@ -185,7 +188,7 @@ static int init_threads(struct accel *a)
 	for (uint32_t i = 0; i < n; i++) {
 		struct cpu_thread *t = &a->threads[i];
 
-		t->panel = scratch(a, KERN_PANEL, a->ldp * sizeof(float));
+		t->panel = scratch(a, a->panel_floats, sizeof(float));
 		t->sums = scratch(a, KERN_PANEL * KERN_COLS, a->kern->lanes * sizeof(float));
 		if (t->panel == NULL || t->sums == NULL || init_attention(a, t) != 0)
 			return -ENOMEM;
@@ -228,7 +231,7 @@ static void fini_threads(struct accel *a)
 	for (uint32_t i = 0; i < pool_n_threads(a->pool); i++) {
 		struct cpu_thread *t = &a->threads[i];
 
-		accel_host_free(t->panel, KERN_PANEL, a->ldp * sizeof(float));
+		accel_host_free(t->panel, a->panel_floats, sizeof(float));
 		accel_host_free(t->sums, KERN_PANEL * KERN_COLS, a->kern->lanes * sizeof(float));
 		accel_host_free(t->queries, KERN_QUERIES, sizeof(*t->queries));
 		accel_host_free(t->q, attention_floats(a), sizeof(float));
@@ -250,9 +253,7 @@ static void cpu_close(struct accel *a)
 	buf_fini(a, &a->moe.up);
 	buf_fini(a, &a->moe.out);
 	accel_host_free(a->moe.rows, rows, sizeof(*a->moe.rows));
-	accel_host_free(a->q8.q, rows, a->q8.ldq);
-	accel_host_free(a->q8.scale, rows, a->q8.lds * sizeof(float));
-	accel_host_free(a->q8.bias, rows, a->q8.lds * sizeof(int32_t));
+	accel_host_free(a->q8.x, a->q8.n, sizeof(*a->q8.x));
 	fini_rope(a);
 	cpu_attention_fini(a);
 	accel_kv_fini(&a->kv);
@@ -316,6 +317,7 @@ static void run(struct accel *a, const struct model_graph *g, const struct accel
 {
 	uint32_t n_rows = b->n_tokens, n_embd = g->buf_width[MODEL_BUF_X];
 
+	a->q8.src = NULL;
 	for (uint32_t r = 0; !g->has_embed && r < n_rows; r++)
 		memcpy(cpu_row(&a->bufs[MODEL_BUF_X], r), b->x_in + (size_t)r * n_embd,
 		       n_embd * sizeof(float));
@@ -325,6 +327,8 @@ static void run(struct accel *a, const struct model_graph *g, const struct accel
 		if (g->ops[i].kind == MODEL_OP_SELECT_ROWS)
 			n_rows = b->n_out;
 		cpu_run_op(a, &g->ops[i], b, n_rows);
+		if (g->ops[i].dst != MODEL_BUF_NONE)
+			cpu_q8_forget(a, a->bufs[g->ops[i].dst].p);
 	}
 	for (uint32_t r = 0; !a->direct[b->pass] && b->out != NULL && r < n_rows; r++)
 		memcpy(b->out + (size_t)r * g->out_width, cpu_row(&a->bufs[g->out_buf], r),

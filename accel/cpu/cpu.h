@@ -20,8 +20,9 @@ struct cpu_buf {
 
 /* Scratch of one thread. */
 struct cpu_thread {
-	float *panel; /* [KERN_PANEL, ldp] expanded rows of weights, or 4 of Q8_0 */
-	float *sums;  /* [KERN_PANEL * KERN_COLS * lanes] */
+	float
+	    *panel; /* [panel_floats]: [KERN_PANEL, ldp] expanded rows of weights, or quantized ones packed */
+	float *sums; /* [KERN_PANEL * KERN_COLS * lanes] */
 	/* Attention, see struct kern_attn: */
 	struct kern_query *queries;     /* [KERN_QUERIES] */
 	float *q, *acc;                 /* [KERN_QUERIES, longest head, padded] */
@@ -30,12 +31,13 @@ struct cpu_thread {
 	float *scales;                  /* the same number of blocks, ACCEL_KV_TILE */
 };
 
-/* The input of a product rounded to 8 bits, for Q8_0 weights. */
+/* The input of a product rounded to 8 bits, for quantized weights. */
 struct cpu_q8 {
-	int8_t *q;     /* [max_tokens, ldq] */
-	float *scale;  /* [max_tokens, lds] */
-	int32_t *bias; /* [max_tokens, lds] */
-	size_t ldq, lds;
+	struct kern_q8 *x; /* [max_tokens rounded up to KERN_QUANT_COLS, groups], see there */
+	uint64_t n;        /* how many that is */
+	/* What stands there, so that products of the same input (Q, K and V) share it: see cpu_q8_forget. */
+	const float *src; /* NULL: nothing */
+	uint32_t cols, k;
 };
 
 struct cpu_moe {
@@ -82,7 +84,8 @@ struct accel {
 	float **slopes;           /* [blocks of the range] of [n_heads], NULL where there is no ALiBi */
 	uint32_t n_rels;
 	uint64_t rel_span;
-	size_t ldp;                  /* longest row of weights, padded */
+	size_t ldp; /* longest row of weights, padded */
+	size_t panel_floats;
 	uint32_t head_pad;           /* longest head of keys or values, padded */
 	bool direct[MODEL_N_PASSES]; /* the outputs go straight to the caller's memory */
 	uint64_t scratch_bytes;
@@ -102,6 +105,8 @@ struct cpu_mat {
 /* x [n, ldx] padded with zeros, y [n, ldy]. */
 void cpu_multiply(struct accel *a, const struct cpu_mat *mat, const float *x, size_t ldx, uint32_t n,
 		  float *y, size_t ldy);
+/* To be said of every buffer that anything was written to since it was the input of a product. */
+void cpu_q8_forget(struct accel *a, const float *x);
 void cpu_moe(struct accel *a, const struct model_op *op, uint32_t n_rows);
 void cpu_attention(struct accel *a, const struct model_op *op, uint32_t n_rows);
 /* Writes the rows' keys and values to the cache of an ATTN or CROSS_KV operation. */

@@ -53,6 +53,7 @@ static uint32_t gather(struct accel *a, const struct model_op *op, uint32_t expe
 	struct cpu_moe *moe = &a->moe;
 	uint32_t n = 0;
 
+	cpu_q8_forget(a, moe->in.p);
 	for (uint32_t r = 0; r < n_rows; r++) {
 		if (!(cpu_row(&moe->logits, r)[expert] > 0))
 			continue;
@@ -74,6 +75,7 @@ static void add_expert(struct accel *a, const struct model_op *op, uint32_t expe
 	for (uint32_t i = 0; i < n; i++)
 		a->kern->act(op->act, cpu_row(&moe->gate, i), cpu_row(&moe->up, i), gate.rows,
 			     cpu_row(&moe->gate, i));
+	cpu_q8_forget(a, moe->gate.p);
 	cpu_multiply(a, &down, moe->gate.p, moe->gate.ld, n, moe->out.p, moe->out.ld);
 	for (uint32_t i = 0; i < n; i++) {
 		float p = cpu_row(&moe->logits, moe->rows[i])[expert];

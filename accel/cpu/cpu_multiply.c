@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 #include "accel/cpu/cpu.h"
 
+#include <stdbool.h>
+
 #include "accel/weights.h"
 #include "base/check.h"
 
@@ -12,8 +14,9 @@
 struct mul_job {
 	struct accel *a;
 	const struct cpu_mat *mat;
-	struct kern_mul mul;    /* of all rows */
-	struct kern_q8_rows q8; /* where the weights are Q8_0 */
+	struct kern_mul mul;            /* of all rows */
+	const struct kern_quant *quant; /* NULL: the product is one of floats */
+	bool columns;                   /* of kern_q8: in columns, and the weights are packed */
 	uint32_t rows_a_chunk;
 };
 
@@ -74,21 +77,37 @@ static void multiply_panels(const struct mul_job *job, const struct kern_mul *m,
 	}
 }
 
-/* Blocks of rows and columns that stay in the L2 cache together. */
-static void multiply_q8(const struct mul_job *job, const struct kern_mul *m, const struct cpu_thread *t)
+/* Panels of as many rows as stay in the L2 cache, so that each column is fetched from farther away once. */
+static void multiply_quant(const struct mul_job *job, const struct kern_mul *m, const struct cpu_thread *t)
 {
+	const struct kern_quant *quant = job->quant;
+	uint32_t groups = kern_quant_groups(m->k);
+	size_t panel_bytes = (size_t)groups * KERN_QUANT_PANEL_BYTES;
+	uint8_t *panel = (uint8_t *)t->panel;
+
+	if (!job->columns) {
+		quant->mul(m, job->a->q8.x);
+		return;
+	}
 	for (uint32_t r = 0; r < m->rows; r += KERN_PANEL) {
-		struct kern_mul part = rows_of(m, r, m->rows - r < KERN_PANEL ? m->rows : r + KERN_PANEL);
+		struct kern_mul part[KERN_PANEL / KERN_QUANT_ROWS];
+		uint32_t n = 0;
 
-		for (uint32_t c = 0; c < m->cols; c += KERN_Q8_COLS) {
-			struct kern_q8_rows x = job->q8;
+		for (; n < KERN_PANEL / KERN_QUANT_ROWS && r + n * KERN_QUANT_ROWS < m->rows; n++) {
+			uint32_t r0 = r + n * KERN_QUANT_ROWS, left = m->rows - r0;
 
-			x.q += c * x.ldq;
-			x.scale += c * x.lds;
-			x.bias += c * x.lds;
-			part.cols = m->cols - c < KERN_Q8_COLS ? m->cols - c : KERN_Q8_COLS;
-			part.y = m->y + r + c * m->ldy;
-			job->a->kern->mul_q8(&part, &x, t->panel);
+			part[n] = rows_of(m, r0, r0 + (left < KERN_QUANT_ROWS ? left : KERN_QUANT_ROWS));
+			quant->pack(&part[n], panel + n * panel_bytes);
+		}
+		for (uint32_t c = 0; c < m->cols; c += KERN_QUANT_COLS) {
+			for (uint32_t i = 0; i < n; i++) {
+				struct kern_mul tile = part[i];
+
+				tile.y += c * tile.ldy;
+				tile.cols = m->cols - c < KERN_QUANT_COLS ? m->cols - c : KERN_QUANT_COLS;
+				quant->mul_panel(&tile, panel + i * panel_bytes,
+						 job->a->q8.x + (size_t)c * groups);
+			}
 		}
 	}
 }
@@ -101,8 +120,8 @@ static void multiply_chunk(void *ctx, uint32_t chunk, uint32_t thread)
 	struct kern_mul m =
 	    rows_of(&job->mul, r0, r0 + (left < job->rows_a_chunk ? left : job->rows_a_chunk));
 
-	if (job->mat->dtype == GGUF_DT_Q8_0)
-		multiply_q8(job, &m, &job->a->threads[thread]);
+	if (job->quant != NULL)
+		multiply_quant(job, &m, &job->a->threads[thread]);
 	else if (m.cols <= KERN_FEW_COLS && is_float(job->mat->dtype))
 		multiply_few(job->a->kern, job->mat->dtype, &m);
 	else
@@ -112,12 +131,47 @@ static void multiply_chunk(void *ctx, uint32_t chunk, uint32_t thread)
 
 static void quantize_rows(struct accel *a, const void *arg, uint32_t row, uint32_t end)
 {
-	const struct mul_job *job = arg;
-	struct cpu_q8 *q8 = &a->q8;
+	const struct kern_mul *m = &((const struct mul_job *)arg)->mul;
 
 	for (uint32_t c = row; c < end; c++)
-		a->kern->quantize_q8(job->mul.x + c * job->mul.ldx, job->mul.k, q8->q + c * q8->ldq,
-				     q8->scale + c * q8->lds, q8->bias + c * q8->lds);
+		a->kern->quants->quantize(m->x + c * m->ldx, m->k,
+					  a->q8.x + (size_t)c * kern_quant_groups(m->k));
+}
+
+/* Rows are those of KERN_QUANT_COLS columns. */
+static void quantize_columns(struct accel *a, const void *arg, uint32_t row, uint32_t end)
+{
+	const struct kern_mul *m = &((const struct mul_job *)arg)->mul;
+
+	for (uint32_t i = row; i < end; i++) {
+		uint32_t c = i * KERN_QUANT_COLS;
+
+		a->kern->quants->quantize_cols(m->x + c * m->ldx, m->ldx,
+					       m->cols - c < KERN_QUANT_COLS ? m->cols - c : KERN_QUANT_COLS,
+					       m->k, a->q8.x + (size_t)c * kern_quant_groups(m->k));
+	}
+}
+
+static void quantize_input(struct accel *a, const struct mul_job *job)
+{
+	const struct kern_mul *m = &job->mul;
+
+	if (a->q8.src == m->x && a->q8.cols == m->cols && a->q8.k == m->k)
+		return;
+	if (job->columns)
+		cpu_run_rows(a, quantize_columns, job, (m->cols + KERN_QUANT_COLS - 1) / KERN_QUANT_COLS,
+			     m->k * KERN_QUANT_COLS);
+	else
+		cpu_run_rows(a, quantize_rows, job, m->cols, m->k);
+	a->q8.src = m->x;
+	a->q8.cols = m->cols;
+	a->q8.k = m->k;
+}
+
+void cpu_q8_forget(struct accel *a, const float *x)
+{
+	if (a->q8.src == x)
+		a->q8.src = NULL;
 }
 
 /* Multiples of the panel, so many that a late thread costs little, not so many that they are tiny. */
@@ -152,15 +206,16 @@ void cpu_multiply(struct accel *a, const struct cpu_mat *mat, const float *x, si
 		    .cols = n,
 		    .y = y,
 		    .ldy = ldy},
-	    .q8 =
-		{.q = a->q8.q, .scale = a->q8.scale, .bias = a->q8.bias, .ldq = a->q8.ldq, .lds = a->q8.lds},
+	    .quant = kern_quant_find(a->kern->quants, mat->dtype),
 	};
 
 	if (n == 0)
 		return;
 	DCHECK(job.mul.row_bytes != 0);
-	if (mat->dtype == GGUF_DT_Q8_0)
-		cpu_run_rows(a, quantize_rows, &job, n, mat->k);
+	if (job.quant != NULL) {
+		job.columns = n > KERN_FEW_COLS && job.quant->pack != NULL;
+		quantize_input(a, &job);
+	}
 	job.rows_a_chunk = rows_a_chunk(a, &job.mul);
 	pool_run(a->pool, multiply_chunk, &job, (mat->rows + job.rows_a_chunk - 1) / job.rows_a_chunk);
 }

@@ -4,7 +4,7 @@
 /*
  * The inner loops of the cpu back end, one table of them for each instruction
  * set, compiled from the same source (kern_mul.inc, kern_rows.inc, kern_attn.inc) with other vector types.
- * No memory of their own, no threads.
+ * No memory of their own, no threads. Products of quantized weights: kern_quant.h.
  *
  * The order of every sum is fixed and the same in all functions of a table:
  * a dot product over k keeps one vector of partial sums, lane l takes elements
@@ -19,17 +19,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "accel/cpu/kern_quant.h"
 #include "accel/host.h"
 #include "base/err.h"
 #include "model/graph.h"
 
-#define KERN_PAD            16u  /* floats: the widest vector */
-#define KERN_PANEL          32u  /* weight rows expanded at a time for a batch */
-#define KERN_COLS           12u  /* columns of x that stay in the L1 cache meanwhile */
-#define KERN_DEPTH          512u /* and how much of k: 12 x 512 floats = 24 KB */
-#define KERN_Q8_COLS        48u  /* the same for 8-bit products: 48 x 2048 bytes = 96 KB, half the L2 cache */
-#define KERN_Q8_GROUP_BYTES 144u /* a block of 4 rows and their scales */
-#define KERN_FEW_COLS       6u   /* batches up to this are multiplied straight from the file's format */
+#define KERN_PAD      16u  /* floats: the widest vector */
+#define KERN_PANEL    32u  /* weight rows expanded at a time for a batch */
+#define KERN_COLS     12u  /* columns of x that stay in the L1 cache meanwhile */
+#define KERN_DEPTH    512u /* and how much of k: 12 x 512 floats = 24 KB */
+#define KERN_FEW_COLS 6u   /* batches up to this are multiplied straight from the file's format */
 
 /* Weight rows of one element type times columns of x. */
 struct kern_mul {
@@ -41,14 +40,6 @@ struct kern_mul {
 	uint32_t cols;
 	float *y; /* y[c * ldy + r], rows of it at [cols, ldy] */
 	size_t ldy;
-};
-
-/* A row of activations rounded to 8 bits in blocks of 32: x = scale * q, |q| <= 127. */
-struct kern_q8_rows {
-	const int8_t *q;     /* [cols, ldq] */
-	const float *scale;  /* [cols, lds] */
-	const int32_t *bias; /* [cols, lds] -128 * sum(q) of each block */
-	size_t ldq, lds;
 };
 
 #define KERN_QUERIES 64u /* of a call of attn, at most: they share each tile of keys and values */
@@ -100,10 +91,7 @@ struct kern {
 	void (*expand_f16)(const uint8_t *w, uint32_t k, float *dst);
 	void (*expand_bf16)(const uint8_t *w, uint32_t k, float *dst);
 	void (*mul_panel)(const struct kern_mul *m, const float *panel, size_t ldp, float *sums);
-	/* Q8_0 weights times 8-bit activations; m->x unused. scratch: KERN_Q8_GROUP_BYTES * k / 32, aligned
-	 * to 16 bytes. */
-	void (*quantize_q8)(const float *x, uint32_t k, int8_t *q, float *scale, int32_t *bias);
-	void (*mul_q8)(const struct kern_mul *m, const struct kern_q8_rows *x, void *scratch);
+	const struct kern_quants *quants;
 
 	/* n need not be a multiple of anything; bias may be NULL. */
 	void (*norm)(enum model_norm kind, const float *x, const float *w, const float *bias, uint32_t n,

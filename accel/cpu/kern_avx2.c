@@ -92,18 +92,6 @@ static inline void vf_reduce4(vf a, vf b, vf c, vf d, float *out)
 #include "accel/cpu/kern_rows.inc"
 #include "accel/cpu/kern_attn.inc"
 
-/* vpmaddubsw wants one unsigned side: |w| times x with the sign of w. Its 16-bit pair sums reach
- * 2 * 128 * 127 = 32512 and so cannot saturate. */
-INLINE __m256i q8_dot(__m256i w, __m256i x, int32_t bias)
-{
-	__m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-
-	(void)bias;
-	return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-}
-
-#include "accel/cpu/kern_q8_x86.inc"
-
 const struct kern kern_avx2 = {
     .name = "avx2",
     .isa = "avx2+fma+f16c",
@@ -115,8 +103,7 @@ const struct kern kern_avx2 = {
     .expand_f16 = expand_f16,
     .expand_bf16 = expand_bf16,
     .mul_panel = mul_panel,
-    .quantize_q8 = quantize_q8,
-    .mul_q8 = mul_q8,
+    .quants = &kern_quants_avx2,
     .norm = norm,
     .add = add,
     .act = act,

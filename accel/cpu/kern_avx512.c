@@ -99,29 +99,14 @@ static inline void vf_reduce4(vf a, vf b, vf c, vf d, float *out)
 #include "accel/cpu/kern_attn.inc"
 
 #ifdef KERN_AVX512_VNNI
-/* vpdpbusd wants one unsigned side: w + 128 (the sign bit flipped), and the 128 * x too much is
- * taken off by starting lane 0 from the block's bias. */
-INLINE __m256i q8_dot(__m256i w, __m256i x, int32_t bias)
-{
-	return _mm256_dpbusd_epi32(_mm256_zextsi128_si256(_mm_cvtsi32_si128(bias)),
-				   _mm256_xor_si256(w, _mm256_set1_epi8(-128)), x);
-}
-#define TABLE kern_avx512_vnni
-#define ISA   "avx512f+bw+dq+vl+vnni"
+#define TABLE  kern_avx512_vnni
+#define ISA    "avx512f+bw+dq+vl+vnni"
+#define QUANTS kern_quants_vnni
 #else
-/* See kern_avx2.c. */
-INLINE __m256i q8_dot(__m256i w, __m256i x, int32_t bias)
-{
-	__m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-
-	(void)bias;
-	return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-}
-#define TABLE kern_avx512
-#define ISA   "avx512f+bw+dq+vl"
+#define TABLE  kern_avx512
+#define ISA    "avx512f+bw+dq+vl"
+#define QUANTS kern_quants_avx2
 #endif
-
-#include "accel/cpu/kern_q8_x86.inc"
 
 const struct kern TABLE = {
     .name = "avx512",
@@ -134,8 +119,7 @@ const struct kern TABLE = {
     .expand_f16 = expand_f16,
     .expand_bf16 = expand_bf16,
     .mul_panel = mul_panel,
-    .quantize_q8 = quantize_q8,
-    .mul_q8 = mul_q8,
+    .quants = &QUANTS,
     .norm = norm,
     .add = add,
     .act = act,

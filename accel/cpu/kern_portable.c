@@ -129,30 +129,6 @@ static inline void vf_reduce4(vf a, vf b, vf c, vf d, float *out)
 #include "accel/cpu/kern_rows.inc"
 #include "accel/cpu/kern_attn.inc"
 
-static float q8_dot(const uint8_t *w, const struct kern_q8_rows *x, uint32_t c, uint32_t k)
-{
-	const int8_t *q = x->q + c * x->ldq;
-	const float *scale = x->scale + c * x->lds;
-	float y = 0;
-
-	for (uint32_t b = 0; b < k / ACCEL_Q8_BLOCK; b++, w += ACCEL_Q8_BLOCK_BYTES) {
-		int32_t sum = 0;
-
-		for (uint32_t i = 0; i < ACCEL_Q8_BLOCK; i++)
-			sum += (int16_t)(int8_t)w[2 + i] * (int16_t)q[ACCEL_Q8_BLOCK * b + i];
-		y += (float)sum * (accel_f16_to_f32(ps_load16(w)) * scale[b]);
-	}
-	return y;
-}
-
-static void mul_q8(const struct kern_mul *m, const struct kern_q8_rows *x, void *scratch)
-{
-	(void)scratch;
-	for (uint32_t r = 0; r < m->rows; r++)
-		for (uint32_t c = 0; c < m->cols; c++)
-			m->y[c * m->ldy + r] = q8_dot(m->w + r * m->row_bytes, x, c, m->k);
-}
-
 const struct kern kern_portable = {
     .name = "portable",
     .isa = "portable",
@@ -164,8 +140,7 @@ const struct kern kern_portable = {
     .expand_f16 = expand_f16,
     .expand_bf16 = expand_bf16,
     .mul_panel = mul_panel,
-    .quantize_q8 = quantize_q8,
-    .mul_q8 = mul_q8,
+    .quants = &kern_quants_portable,
     .norm = norm,
     .add = add,
     .act = act,

@@ -202,155 +202,6 @@ static void test_large_products(void **state)
 	product_fini(&p);
 }
 
-struct q8 {
-	struct kern_q8_rows rows;
-	int8_t *q;
-	float *scale;
-	int32_t *bias;
-	void *scratch;
-};
-
-static void q8_init(struct q8 *q, const struct kern_mul *m)
-{
-	q->scratch = alloc64(KERN_Q8_GROUP_BYTES * (m->k / 32));
-	q->q = alloc64(m->cols * m->k);
-	q->scale = alloc64(m->cols * (m->k / 32) * sizeof(float));
-	q->bias = alloc64(m->cols * (m->k / 32) * sizeof(int32_t));
-	q->rows = (struct kern_q8_rows){
-	    .q = q->q, .scale = q->scale, .bias = q->bias, .ldq = m->k, .lds = m->k / 32};
-	for (uint32_t c = 0; c < m->cols; c++)
-		kern->quantize_q8(m->x + c * m->ldx, m->k, q->q + c * m->k, q->scale + c * (m->k / 32),
-				  q->bias + c * (m->k / 32));
-}
-
-static void q8_fini(struct q8 *q)
-{
-	free(q->scratch);
-	free(q->q);
-	free(q->scale);
-	free(q->bias);
-}
-
-/* What the product must be given the rounded activations: replaces want and magnitude. */
-static void q8_expect(struct product *p, const struct q8 *q)
-{
-	float *w = malloc(p->m.k * sizeof(float));
-
-	assert_non_null(w);
-	for (uint32_t r = 0; r < p->m.rows; r++) {
-		accel_row_expand(GGUF_DT_Q8_0, p->m.w + r * p->m.row_bytes, p->m.k, w);
-		for (uint32_t c = 0; c < p->m.cols; c++) {
-			double sum = 0, magnitude = 0;
-
-			for (uint32_t i = 0; i < p->m.k; i++) {
-				double x = (double)q->scale[(c * p->m.k + i) / 32] * q->q[c * p->m.k + i];
-
-				sum += (double)w[i] * x;
-				magnitude += fabs((double)w[i] * x);
-			}
-			p->want[c * p->m.rows + r] = sum;
-			p->magnitude[c * p->m.rows + r] = magnitude;
-		}
-	}
-	free(w);
-}
-
-static void check_q8_alone(const struct product *p, const struct q8 *q)
-{
-	for (uint32_t r = 0; r < p->m.rows; r++) {
-		for (uint32_t c = 0; c < p->m.cols; c++) {
-			float y = NAN;
-			struct kern_mul m = p->m;
-			struct kern_q8_rows x = q->rows;
-
-			m.w += r * m.row_bytes;
-			m.rows = m.cols = 1;
-			m.y = &y;
-			x.q += c * x.ldq;
-			x.scale += c * x.lds;
-			x.bias += c * x.lds;
-			kern->mul_q8(&m, &x, q->scratch);
-			assert_memory_equal(&y, &p->y[c * p->m.rows + r], sizeof(y));
-		}
-	}
-}
-
-static void test_q8_products(void **state)
-{
-	struct toy_rng rng = {3};
-
-	(void)state;
-	for (uint32_t k = 32; k <= 32 * 9; k += 32) {
-		for (uint32_t rows = 1; rows <= 17; rows++) {
-			struct product p;
-			struct q8 q;
-
-			product_init(&p, &rng, GGUF_DT_Q8_0, rows, 1 + (rows + k / 32) % 11, k, 1);
-			q8_init(&q, &p.m);
-			q8_expect(&p, &q);
-			kern->mul_q8(&p.m, &q.rows, q.scratch);
-			check_product(&p, 1e-6);
-			check_q8_alone(&p, &q);
-			q8_fini(&q);
-			product_fini(&p);
-		}
-	}
-}
-
-/* The largest weights and activations of every sign: pair sums of 16 bits must not saturate. */
-static void test_q8_extremes(void **state)
-{
-	struct toy_rng rng = {4};
-	struct product p;
-	struct q8 q;
-
-	(void)state;
-	product_init(&p, &rng, GGUF_DT_Q8_0, 8, 4, 64, 0);
-	for (uint32_t r = 0; r < 8; r++)
-		for (uint32_t i = 0; i < 64; i++)
-			p.weights[r * p.m.row_bytes + i / 32 * 34 + 2 + i % 32] =
-			    (r + i * (r & 3)) & 1 ? 0x80 : 0x7f;
-	for (uint32_t c = 0; c < 4; c++)
-		for (uint32_t i = 0; i < 64; i++)
-			p.x[c * p.m.ldx + i] = (c + i * (c & 1)) & 1 ? -3.0f : 3.0f;
-	q8_init(&q, &p.m);
-	q8_expect(&p, &q);
-	kern->mul_q8(&p.m, &q.rows, q.scratch);
-	check_product(&p, 1e-6);
-	q8_fini(&q);
-	product_fini(&p);
-}
-
-static void test_quantize(void **state)
-{
-	struct toy_rng rng = {5};
-	float x[96], scale[3];
-	int8_t q[96];
-	int32_t bias[3];
-
-	(void)state;
-	for (int round = 0; round < 50; round++) {
-		toy_fill(&rng, GGUF_DT_F32, 96, x);
-		for (int i = 0; i < 32; i++)
-			x[64 + i] = round % 3 == 0 ? 0 : x[64 + i] * (round % 3 == 1 ? 1e-38f : 1e20f);
-		kern->quantize_q8(x, 96, q, scale, bias);
-		for (int i = 0; i < 96; i++) {
-			float step = scale[i / 32];
-
-			if (!(fabsf(step * q[i] - x[i]) <= 0.501f * step + 1e-37f))
-				fail_msg("%s: %g became %g * %d", kern->isa, (double)x[i], (double)step,
-					 q[i]);
-		}
-		for (int b = 0; b < 3; b++) {
-			int32_t sum = 0;
-
-			for (int i = 0; i < 32; i++)
-				sum += q[32 * b + i];
-			assert_int_equal(bias[b], -128 * sum);
-		}
-	}
-}
-
 /* Every float16 and bfloat16 there is. */
 static void test_expand(void **state)
 {
@@ -504,10 +355,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_float_products), cmocka_unit_test(test_large_products),
-	    cmocka_unit_test(test_q8_products),    cmocka_unit_test(test_q8_extremes),
-	    cmocka_unit_test(test_quantize),       cmocka_unit_test(test_expand),
-	    cmocka_unit_test(test_activations),    cmocka_unit_test(test_norms_and_add),
-	    cmocka_unit_test(test_softcap),        cmocka_unit_test(test_find),
+	    cmocka_unit_test(test_expand),         cmocka_unit_test(test_activations),
+	    cmocka_unit_test(test_norms_and_add),  cmocka_unit_test(test_softcap),
+	    cmocka_unit_test(test_find),
 	};
 	static const char *const names[] = {"portable", "avx2", "avx512"};
 	int failed = 0;
