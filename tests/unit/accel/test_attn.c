@@ -234,6 +234,7 @@ static void test_attention(void **state)
 	    {.group = 3, .causal = true, .window = 5},
 	    {.group = 1, .causal = true, .window = 70, .softcap = 2.5f},
 	    {.group = 2, .causal = true, .slope = 0.25f},
+	    {.group = 1, .causal = true, .slope = -0.5f}, /* the largest scores come first */
 	    {.group = 1, .rel = true},
 	    {.group = 1, .rel = true, .causal = true},
 	    {.group = 5, .softcap = 20, .rel = true},
