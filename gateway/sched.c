@@ -148,7 +148,7 @@ static int check_whole_length(const struct gw_sched *s, uint32_t n, struct ps_er
 		    err, -EINVAL,
 		    "the prompt has %u tokens and has to go through the encoder whole, in one "
 		    "message, which holds %u: shorten the prompt or raise model.max_batch_tokens "
-		    "in the topology",
+		    "in the topology (run --batch)",
 		    n, s->cfg.max_batch_tokens);
 	return 0;
 }
