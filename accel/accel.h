@@ -40,6 +40,17 @@ struct accel_caps {
  * no multiple of 32 is padded. Keys and values are rounded once, when they are appended. */
 enum accel_kv_dtype { ACCEL_KV_F32, ACCEL_KV_F16, ACCEL_KV_Q8_0 };
 
+/*
+ * Shows a back end's work, for tests and `penstock eval --dump`: fn gets each operation and its result as
+ * soon as it is there, rows [n_rows, op->width], `ld` floats from one to the next. Operations without a
+ * result (CROSS_KV) are left out. A back end that would fuse operations so that a result never exists
+ * does not fuse while it is traced.
+ */
+struct accel_trace {
+	void (*fn)(void *ctx, const struct model_op *op, const float *rows, size_t ld, uint32_t n_rows);
+	void *ctx;
+};
+
 struct accel_open_args {
 	const char *device;  /* "cpu", "cpu-ref", later "cuda:0", "xrt:0" */
 	uint32_t n_threads;  /* 0: one a core */
@@ -48,6 +59,7 @@ struct accel_open_args {
 	uint32_t n_ctx;      /* positions a slot can hold */
 	uint32_t max_tokens; /* rows of a batch, at most */
 	enum accel_kv_dtype kv;
+	struct accel_trace trace; /* fn NULL: nobody looks */
 };
 
 /* A run of consecutive rows of a batch that belong to one sequence. */

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "cli/cli.h"
+#include "cli/dump.h"
 #include "cli/pipeline.h"
 
 #define EVAL_MAX_TOKENS 256u /* rows of one batch message, where a prompt may be cut */
@@ -31,11 +32,13 @@ static const char usage[] =
     "it\n"
     "  --device D            cpu or cpu-ref (cpu)\n"
     "  --threads N           compute threads; 0: one a core (0)\n"
-    "  --one-by-one          feed the tokens one at a time; an encoder's come whole all the same\n\n"
+    "  --one-by-one          feed the tokens one at a time; an encoder's come whole all the same\n"
+    "  --dump DIR            writes each operation's result, NUMBER-OPERATION-BLOCK-TENSOR.f32 [n_rows,\n"
+    "                        width], into this folder\n\n"
     "Prints one JSON line: greedy ids, times, what ran.\n";
 
 struct eval_opts {
-	const char *model, *logits_path, *embeddings_path, *pooled_path, *device;
+	const char *model, *logits_path, *embeddings_path, *pooled_path, *device, *dump;
 	int32_t *tokens, *decoder_tokens; /* [n_tokens], [n_decoder_tokens] */
 	size_t n_tokens, n_decoder_tokens;
 	uint32_t greedy, stages, threads, ctx; /* ctx 0: as many as are needed */
@@ -58,6 +61,7 @@ struct eval {
 	struct pipeline *p;
 	struct eval_sink *logits;
 	int32_t start; /* the decoder's only token where none are given */
+	struct dump dump;
 	json_t *ids, *fills;
 	uint64_t encode_ns, prompt_ns, gen_ns;
 	bool encoded, decoded;
@@ -73,7 +77,7 @@ static void write_rows(void *ctx, const float *rows, uint32_t n_rows, uint32_t w
 		s->failed = true;
 }
 
-enum { O_DECODER = 256, O_EMBEDDINGS, O_POOLED, O_FILL, O_WIRE, O_KV, O_CTX };
+enum { O_DECODER = 256, O_EMBEDDINGS, O_POOLED, O_FILL, O_WIRE, O_KV, O_CTX, O_DUMP };
 
 static const struct option longs[] = {
     {"tokens", required_argument, NULL, 't'},
@@ -90,6 +94,7 @@ static const struct option longs[] = {
     {"device", required_argument, NULL, 'd'},
     {"threads", required_argument, NULL, 'n'},
     {"one-by-one", no_argument, NULL, '1'},
+    {"dump", required_argument, NULL, O_DUMP},
     {"help", no_argument, NULL, 'h'},
     {0},
 };
@@ -137,6 +142,8 @@ static int parse_args(int argc, char **argv, struct eval_opts *o)
 			o->fill = true;
 		else if (c == 'd')
 			o->device = optarg;
+		else if (c == O_DUMP)
+			o->dump = optarg;
 		else if (c == '1')
 			o->one_by_one = true;
 		else if (c == 'h') {
@@ -448,6 +455,10 @@ static int open_pipeline(struct eval *e, const struct gguf *g, uint32_t *ctx_out
 		rc = check_options(e, err);
 	if (rc == 0)
 		rc = choose_context(e, &cfg.n_ctx, err);
+	if (rc == 0 && o->dump != NULL) {
+		rc = dump_open(&e->dump, o->dump, err);
+		cfg.trace = (struct accel_trace){.fn = dump_op, .ctx = &e->dump};
+	}
 	if (rc != 0)
 		return rc;
 	cfg.max_tokens = choose_rows(e);
@@ -470,6 +481,8 @@ static int eval(const struct eval_opts *o, struct eval_sink *sink, struct ps_err
 		rc = run_encoder_only(&e, err);
 	else if (rc == 0)
 		rc = is_seq2seq(&e) ? run_seq2seq(&e, err) : run_main(&e, err);
+	if (rc == 0 && o->dump != NULL)
+		rc = dump_close(&e.dump, err);
 	if (rc == 0)
 		print_result(&e, ctx);
 	pipeline_close(e.p);

@@ -33,6 +33,7 @@ static int open_core(struct pipeline *p, const uint32_t *cuts, uint32_t i, struc
 	    .act_dtype = p->cfg.act_dtype,
 	    .logits = i + 1 == p->cfg.n_stages ? p->cfg.logits : NULL,
 	    .logits_ctx = p->cfg.logits_ctx,
+	    .trace = p->cfg.trace,
 	};
 
 	return stage_core_open(&cfg, &p->cores[i], err);

@@ -29,6 +29,7 @@ struct pipeline_cfg {
 	enum act_dtype act_dtype; /* between stages */
 	void (*logits)(void *ctx, const float *logits, uint32_t n_rows, uint32_t n_vocab);
 	void *logits_ctx;
+	struct accel_trace trace; /* of all stages */
 };
 
 int ps_warn_unused pipeline_open(const struct pipeline_cfg *cfg, struct pipeline **p_out, struct ps_err *err);

@@ -80,6 +80,7 @@ int stage_core_open(const struct stage_core_cfg *cfg, struct stage_core **core_o
 	    .n_ctx = cfg->n_ctx,
 	    .max_tokens = cfg->max_tokens,
 	    .kv = cfg->kv,
+	    .trace = cfg->trace,
 	};
 	int rc;
 

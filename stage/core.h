@@ -36,6 +36,7 @@ struct stage_core_cfg {
 	 * with logits [n_rows, n_vocab] of the batch's rows in order, in passes that have logits. */
 	void (*logits)(void *ctx, const float *logits, uint32_t n_rows, uint32_t n_vocab);
 	void *logits_ctx;
+	struct accel_trace trace; /* as accel_open_args */
 };
 
 int ps_warn_unused stage_core_open(const struct stage_core_cfg *cfg, struct stage_core **core_out,

@@ -95,6 +95,7 @@ static int ref_open(const struct accel_open_args *args, const struct model_graph
 	if (a == NULL)
 		return ps_err_set(err, -ENOMEM, "cpu-ref: no memory");
 	a->graph = graph;
+	a->trace = args->trace;
 	measure(a, graph);
 	if (allocate(a, args) != 0) {
 		ref_close(a);
@@ -142,6 +143,9 @@ static int ref_submit(struct accel *a, const struct accel_batch *b)
 		if (g->ops[i].kind == MODEL_OP_SELECT_ROWS)
 			n_rows = b->n_out;
 		ref_run_op(a, &g->ops[i], b, n_rows);
+		if (a->trace.fn != NULL && g->ops[i].dst != MODEL_BUF_NONE)
+			a->trace.fn(a->trace.ctx, &g->ops[i], a->bufs[g->ops[i].dst], g->ops[i].width,
+				    n_rows);
 	}
 	if (n_rows > 0 && b->out != NULL)
 		memcpy(b->out, a->bufs[g->out_buf], (size_t)n_rows * g->out_width * sizeof(float));

@@ -13,6 +13,7 @@ struct accel {
 	const struct model_graph *graph;
 	struct accel_slots slots;
 	struct accel_kv kv;
+	struct accel_trace trace;
 	float *bufs[MODEL_MAX_BUFS]; /* [max_tokens, buf_width[i]] */
 	float *row;                  /* [widest matrix row] one row of weights, expanded */
 	double *scores;              /* [n_ctx] */

@@ -237,6 +237,62 @@ static void test_selected_rows(void **state)
 	check_selected_rows("cpu-ref");
 }
 
+#define TRACE_FLOATS 200000u
+
+/* All results of a batch, one operation after the other. */
+struct traced {
+	uint32_t n;
+	size_t used;
+	float *values; /* [TRACE_FLOATS] */
+};
+
+static void collect(void *ctx, const struct model_op *op, const float *rows, size_t ld, uint32_t n_rows)
+{
+	struct traced *t = ctx;
+
+	t->n++;
+	for (uint32_t r = 0; r < n_rows; r++) {
+		assert_true(t->used + op->width <= TRACE_FLOATS);
+		memcpy(t->values + t->used, rows + r * ld, op->width * sizeof(float));
+		t->used += op->width;
+	}
+}
+
+static void trace_run(const struct toy_spec *spec, const char *device, struct traced *t)
+{
+	struct accel_open_args args = default_args(device, 1);
+	float *logits = new_logits(spec);
+	int32_t tokens[N_TOKENS];
+	struct rig r;
+
+	*t = (struct traced){.values = calloc(TRACE_FLOATS, sizeof(float))};
+	args.trace = (struct accel_trace){.fn = collect, .ctx = t};
+	rig_open(&r, spec, &args, 1);
+	make_tokens(spec, 5, tokens);
+	feed(&r, 0, tokens, 0, 7, 7, logits);
+	assert_int_equal(t->n, r.graphs[0]->n_ops);
+	/* The last result is the logits. */
+	assert_memory_equal(t->values + t->used - (size_t)spec->vocab * 7, logits,
+			    spec->vocab * 7 * sizeof(float));
+	rig_close(&r);
+	free(logits);
+}
+
+/* Who looks sees each operation's result, on every back end the same within rounding. */
+static void test_trace(void **state)
+{
+	struct traced ref, fast;
+
+	(void)state;
+	trace_run(&toy_specs[0], "cpu-ref", &ref);
+	trace_run(&toy_specs[0], "cpu", &fast);
+	assert_int_equal(ref.used, fast.used);
+	for (size_t i = 0; i < ref.used; i++)
+		assert_true(fabsf(ref.values[i] - fast.values[i]) <= 1e-3f * (1 + fabsf(ref.values[i])));
+	free(ref.values);
+	free(fast.values);
+}
+
 static int submit_seq(struct rig *r, uint32_t slot, uint32_t pos, uint32_t n, const int32_t *tokens,
 		      float *logits)
 {
@@ -529,7 +585,7 @@ int main(void)
 	    cmocka_unit_test(test_trim_and_copy),        cmocka_unit_test(test_wrong_batches),
 	    cmocka_unit_test(test_nan_stays_in_its_row), cmocka_unit_test(test_wrong_graphs),
 	    cmocka_unit_test(test_wrong_args),           cmocka_unit_test(test_caps),
-	    cmocka_unit_test(test_isa_override),
+	    cmocka_unit_test(test_isa_override),         cmocka_unit_test(test_trace),
 	};
 	static const char *const names[] = {"portable", "avx2", "avx512"};
 	int failed = 0;
