@@ -11,93 +11,20 @@ Run it again when a family is added; its output is checked in.
 """
 import os
 import struct
+import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, '..'))
+from gguf import ARRAY, BOOL, F32, I32, STRING, U32, U64, Head, string  # noqa: E402 (the path comes first)
+
 ROOT = os.path.join(HERE, '..', '..')
 CASES = os.path.join(ROOT, 'tests', 'conformance', 'cases')
 OUT = os.path.join(HERE, 'corpus')
 
-U32, I32, F32, BOOL, STRING, ARRAY, U64 = 4, 5, 6, 7, 8, 9, 10
-FORMS = {0: '<B', 1: '<b', 2: '<H', 3: '<h', U32: '<I', I32: '<i', F32: '<f', BOOL: '<B', U64: '<Q', 11: '<q', 12: '<d'}
 FAMILIES = ('bert-mean bert-none bloom-h6 falcon-40b-style falcon-7b-style gemma gemma2 gemma3 gpt2-odd gptneox-par gptneox-seq '
             'llama-fusedqkv llama-linear llama-moe llama-ropefreqs llama-yarn mpt-clamp-bias nomic-bert olmo2-swa phi2-split '
             'phi3-longrope qwen2 qwen3 stablelm stablelm-par starcoder starcoder2 t5-gated t5encoder q-gpt2-Q4_K q-llama-Q8_0').split()
-VOCABS = ('llama', 'gpt2')
-
-
-class Head:
-    """A file's keys [name, type, value] and tensors [name, dims, dtype, offset]."""
-
-    def __init__(self, path):
-        with open(path, 'rb') as f:
-            self.raw = f.read()
-        _, _, n_tensors, n_keys = struct.unpack_from('<IIQQ', self.raw)
-        self.at = 24
-        self.keys = []
-        for _ in range(n_keys):
-            name, kind = self.string(), self.number('<I')
-            self.keys.append([name, kind, self.value(kind)])
-        self.tensors = []
-        for _ in range(n_tensors):
-            name = self.string()
-            dims = [self.number('<Q') for _ in range(self.number('<I'))]
-            self.tensors.append([name, dims, self.number('<I'), self.number('<Q')])
-
-    def number(self, form):
-        """The next number of this form."""
-        value, = struct.unpack_from(form, self.raw, self.at)
-        self.at += struct.calcsize(form)
-        return value
-
-    def string(self):
-        """The next string, as bytes."""
-        size = self.number('<Q')
-        self.at += size
-        return self.raw[self.at - size:self.at]
-
-    def value(self, kind):
-        """The next value of a type; arrays are (type, [values])."""
-        if kind == STRING:
-            return self.string()
-        if kind == ARRAY:
-            inner = self.number('<I')
-            return inner, [self.value(inner) for _ in range(self.number('<Q'))]
-        return self.number(FORMS[kind])
-
-    def set(self, name, kind, value):
-        """Sets a key, at the end if it is new."""
-        for key in self.keys:
-            if key[0] == name:
-                key[1:] = [kind, value]
-                return
-        self.keys.append([name, kind, value])
-
-    def tensor(self, name):
-        """A tensor's description, to be changed."""
-        return next(tensor for tensor in self.tensors if tensor[0] == name)
-
-    def bytes(self):
-        """The header as a file has it."""
-        parts = [struct.pack('<IIQQ', 0x46554747, 3, len(self.tensors), len(self.keys))]
-        parts += [string(name) + struct.pack('<I', kind) + pack(kind, value) for name, kind, value in self.keys]
-        for name, dims, dtype, offset in self.tensors:
-            parts.append(string(name) + struct.pack('<I', len(dims)) + struct.pack(f'<{len(dims)}Q', *dims))
-            parts.append(struct.pack('<IQ', dtype, offset))
-        return b''.join(parts)
-
-
-def string(raw):
-    """Length and bytes."""
-    return struct.pack('<Q', len(raw)) + raw
-
-
-def pack(kind, value):
-    """A value's bytes."""
-    if kind == STRING:
-        return string(value)
-    if kind == ARRAY:
-        return struct.pack('<IQ', value[0], len(value[1])) + b''.join(pack(value[0], item) for item in value[1])
-    return struct.pack(FORMS[kind], value)
+VOCABS = ('llama', 'gpt2', 'bert', 't5')
 
 
 def write(name, data):
