@@ -8,17 +8,21 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "model/chat.h"
 #include "model/tokenizer.h"
 
 #define TOKENIZE_MAX_BYTES (64u << 20) /* what the tokenizer takes */
 
 static const char usage[] =
-    "usage: penstock tokenize MODEL [--no-special] [--parse-special] < TEXT\n"
+    "usage: penstock tokenize MODEL [--no-special] [--parse-special] [--chat NAME] < TEXT\n"
     "       penstock tokenize MODEL --decode < IDS\n\n"
     "Reads text on stdin and prints a JSON array of token ids; with --decode reads a JSON\n"
     "array of ids (or ids separated by commas) and prints the text, byte for byte.\n\n"
-    "  --no-special      add no BOS or EOS\n"
+    "  --no-special      add no BOS or EOS ([CLS] or [SEP])\n"
     "  --parse-special   text that spells a control token becomes that token\n"
+    "  --chat NAME       the text is what a user says: ids of the prompt for the answer, markers as\n"
+    "                    tokens. NAME is a template (chatml, llama2, llama3, mistral, gemma, phi3,\n"
+    "                    zephyr) or auto, the one that the file itself shows\n"
     "  --decode          ids to text\n";
 
 static int encode(const struct tokenizer *t, const char *text, size_t len, bool special, bool parse)
@@ -29,9 +33,14 @@ static int encode(const struct tokenizer *t, const char *text, size_t len, bool 
 	int rc = tokenizer_encode(t, text, len, special, parse, &ids, &n);
 
 	if (rc == -EILSEQ)
-		return cli_fail(
-		    "tokenize",
-		    "the vocabulary has no token for one of the text's bytes, and no unknown token");
+		return cli_fail("tokenize",
+				"the vocabulary has no token for a part of the text, and no unknown token");
+	if (rc == -EBADMSG)
+		return cli_fail("tokenize", "tokenizer.ggml.precompiled_charsmap: leads out of itself");
+	if (rc == -E2BIG)
+		return cli_fail("tokenize",
+				"the text is longer than %u bytes, or becomes so when it is normalised",
+				TOKENIZE_MAX_BYTES);
 	if (rc != 0)
 		return cli_fail("tokenize", "%s", strerror(-rc));
 	putchar('[');
@@ -101,7 +110,30 @@ static int decode(const struct tokenizer *t, char *text)
 	return CLI_OK;
 }
 
-static int tokenize(const char *model, bool dec, bool special, bool parse)
+struct options {
+	bool decode, special, parse;
+	const char *chat; /* NULL: the text as it is */
+};
+
+/* Puts the user's text into the conversation's format. */
+static int format(const struct gguf *g, const char *name, char **text, size_t *len)
+{
+	struct chat_message m = {.role = "user", .text = *text};
+	struct ps_err err = {{0}};
+	enum chat_kind kind;
+	char *whole;
+
+	if (memchr(*text, '\0', *len) != NULL)
+		return cli_fail("tokenize", "stdin: a message holds no zero bytes");
+	if (chat_choose(g, name, &kind, &err) != 0 || chat_format(kind, &m, 1, true, &whole, &err) != 0)
+		return cli_fail("tokenize", "--chat: %s", err.msg);
+	free(*text);
+	*text = whole;
+	*len = strlen(whole);
+	return CLI_OK;
+}
+
+static int tokenize(const char *model, const struct options *o)
 {
 	struct tokenizer *t = NULL;
 	struct ps_err err = {{0}};
@@ -121,8 +153,13 @@ static int tokenize(const char *model, bool dec, bool special, bool parse)
 	if (text == NULL)
 		rc = cli_fail("tokenize", "stdin: could not be read, or longer than %u bytes",
 			      TOKENIZE_MAX_BYTES);
-	else
-		rc = dec ? decode(t, text) : encode(t, text, len, special, parse);
+	else if (o->decode)
+		rc = decode(t, text);
+	else {
+		rc = o->chat != NULL ? format(g, o->chat, &text, &len) : CLI_OK;
+		if (rc == CLI_OK)
+			rc = encode(t, text, len, o->special, o->parse || o->chat != NULL);
+	}
 	free(text);
 	tokenizer_free(t);
 	gguf_close(g);
@@ -132,22 +169,22 @@ static int tokenize(const char *model, bool dec, bool special, bool parse)
 int cmd_tokenize(int argc, char **argv)
 {
 	static const struct option longs[] = {
-	    {"no-special", no_argument, NULL, 'n'},
-	    {"parse-special", no_argument, NULL, 'p'},
-	    {"decode", no_argument, NULL, 'd'},
-	    {"help", no_argument, NULL, 'h'},
-	    {0},
+	    {"no-special", no_argument, NULL, 'n'}, {"parse-special", no_argument, NULL, 'p'},
+	    {"decode", no_argument, NULL, 'd'},     {"chat", required_argument, NULL, 'c'},
+	    {"help", no_argument, NULL, 'h'},       {0},
 	};
-	bool dec = false, special = true, parse = false;
+	struct options o = {.special = true};
 	int c;
 
 	while ((c = getopt_long(argc, argv, "h", longs, NULL)) != -1) {
 		if (c == 'n')
-			special = false;
+			o.special = false;
 		else if (c == 'p')
-			parse = true;
+			o.parse = true;
 		else if (c == 'd')
-			dec = true;
+			o.decode = true;
+		else if (c == 'c')
+			o.chat = optarg;
 		else if (c == 'h') {
 			fputs(usage, stdout);
 			return CLI_OK;
@@ -156,5 +193,7 @@ int cmd_tokenize(int argc, char **argv)
 	}
 	if (optind + 1 != argc)
 		return cli_usage("tokenize", "expected one MODEL, found %d", argc - optind);
-	return tokenize(argv[optind], dec, special, parse);
+	if (o.decode && o.chat != NULL)
+		return cli_usage("tokenize", "--chat is for text, --decode for ids");
+	return tokenize(argv[optind], &o);
 }

@@ -88,6 +88,26 @@ static void check_round_trip(const struct tokenizer *t, const char *text, size_t
 	free(back);
 }
 
+/* WordPiece loses case and blanks, but what decoding gives has the same ids, unless some were unknown. */
+static void check_again(const struct tokenizer *t, const int32_t *ids, size_t n)
+{
+	const int32_t unknown = 100;
+	int32_t *again;
+	size_t n_again, len;
+	char *text;
+
+	for (size_t i = 0; i < n; i++)
+		if (ids[i] == unknown)
+			return;
+	assert_int_equal(tokenizer_decode(t, ids, n, &text, &len), 0);
+	assert_int_equal(tokenizer_encode(t, text, len, false, false, &again, &n_again), 0);
+	assert_int_equal(n_again, n);
+	if (n > 0)
+		assert_memory_equal(again, ids, n * sizeof(*ids));
+	free(again);
+	free(text);
+}
+
 static void check_vocabulary(const char *name)
 {
 	char path[640];
@@ -116,7 +136,10 @@ static void check_vocabulary(const char *name)
 			print_error("\n");
 			wrong++;
 		}
-		check_round_trip(t, at, (size_t)(end - at), ids, n);
+		if (strcmp(name, "bert-bge") == 0)
+			check_again(t, ids, n);
+		else
+			check_round_trip(t, at, (size_t)(end - at), ids, n);
 		free(ids);
 		at = end + strlen(SEPARATOR);
 	}
@@ -135,7 +158,7 @@ static void test_vocabulary(void **state)
 
 int main(void)
 {
-	static char *names[] = {"gpt-2", "llama-spm", "llama-bpe", "qwen2", "falcon"};
+	static char *names[] = {"gpt-2", "llama-spm", "llama-bpe", "qwen2", "falcon", "bert-bge"};
 	struct CMUnitTest tests[sizeof(names) / sizeof(names[0])];
 	const char *root = getenv("PENSTOCK_SOURCE_ROOT"), *data = getenv("PENSTOCK_DATA_DIR");
 	char path[640];
