@@ -123,6 +123,11 @@ static void read_blocks(struct model_keys *r, const struct model_arch *arch, str
 	model_keys_u32(r, "decoder_block_count", 1, MAX_LAYERS, &n_dec);
 	hp->n_layers_enc = hp->n_layers;
 	hp->n_layers += n_dec;
+	if (hp->n_layers > MAX_LAYERS)
+		model_keys_fail(r, -EBADMSG,
+				"keys '%s.block_count' and '%s.decoder_block_count': %u blocks are "
+				"more than %u",
+				r->arch, r->arch, hp->n_layers, MAX_LAYERS);
 }
 
 static void read_experts(struct model_keys *r, const struct model_arch *arch, struct model_hparams *hp)

@@ -226,6 +226,9 @@ static void test_t5_refused(void **state)
 		gw_kv_u32(&w, "t5.attention.relative_buckets_count", buckets[i]);
 		fam_assert_refused(&w, -EBADMSG, "t5.attention.relative_buckets_count");
 	}
+	fam_write(&w, &fam_t5, "t5.decoder_block_count");
+	gw_kv_u32(&w, "t5.decoder_block_count", 1022);
+	fam_assert_refused(&w, -EBADMSG, "t5.decoder_block_count");
 	fam_write(&w, &fam_t5, "t5.decoder_start_token_id");
 	gw_kv_u32(&w, "t5.decoder_start_token_id", FAM_VOCAB);
 	fam_assert_refused(&w, -EBADMSG, "t5.decoder_start_token_id");
