@@ -12,24 +12,19 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "cli/accuracy.h"
 #include "cli/bench.h"
 #include "cli/cli.h"
-#include "cli/corpus.h"
-#include "cli/pipeline.h"
 
-#define CMD           "bench accuracy"
-#define N_KV          3u
-#define PROMPT_TOKENS 32u  /* of a greedy continuation */
-#define MAX_WINDOW    512u /* positions, where neither --ctx nor the model says fewer */
-#define MASK_EVERY    7u   /* BERT: every 7th token is masked, about as many as in training */
+#define CMD "bench accuracy"
 
 static const char usage[] =
     "usage: penstock bench accuracy MODEL [--text FILE | --tokens-file FILE] [options]\n\n"
     "Measures what element types of the activations between stages and of the KV cache cost: the\n"
     "model runs over a text in float32, then once with each type, cut into the same stages.\n"
     "Perplexity is over windows of the context that overlap by half, each token scored once; greedy\n"
-    "continuations of places in the text are compared token by token. For T5 only the latter (the text\n"
-    "is its encoder's); for BERT the perplexity and choice of masked tokens, and the error of embeddings.\n\n"
+    "continuations of places in the text are compared token by token. For T5 perplexity is of spans left\n"
+    "out of the text; for BERT of masked tokens, beside their choice and the error of embeddings.\n\n"
     "  --text FILE         a text; blank lines part it into documents (models/held-out.txt)\n"
     "  --tokens-file FILE  token ids instead, parted by commas or white space\n"
     "  --limit N           at most N tokens of it (16384)\n"
@@ -42,42 +37,6 @@ static const char usage[] =
     "  --device D          cpu or cpu-ref (cpu)\n"
     "  --threads N         compute threads; 0: one a core (0)\n"
     "  --json              one JSON object on one line instead of a table\n";
-
-struct acc_opts {
-	const char *model, *text, *ids, *device;
-	uint32_t limit, stages, ctx, prompts, greedy, threads; /* stages, ctx 0: by the model */
-	bool wire[ACT_N_DTYPES], kv[N_KV], json;
-	bool wire_given;
-};
-
-/* One combination of types. Choices are tokens: of greedy continuations, or of masked places. */
-struct acc_row {
-	enum act_dtype wire;
-	enum accel_kv_dtype kv;
-	double nll; /* sum over `scored` tokens, nats */
-	uint64_t scored, cut_values;
-	double diff2,
-	    base2; /* sums of squares: embeddings less the float32 run's, and of those about their mean */
-	int32_t *choices; /* [n_choices] */
-	float *hidden;    /* [corpus.n, n_embd]; the float32 run of a model that embeds */
-};
-
-struct acc {
-	const struct acc_opts *o;
-	const struct gguf *g;
-	struct model_hparams hp;
-	struct corpus corpus;
-	struct accel_caps caps;
-	uint32_t stages, window, prompt, greedy, n_prompts;
-	int32_t mask;
-	struct acc_row rows[ACT_N_DTYPES + N_KV];
-	uint32_t n_rows, n_choices;
-	/* Of the batch at hand. */
-	struct acc_row *row;
-	int32_t *targets; /* [window] the token that row i should give, -1: not scored */
-	uint32_t at, n_targets;
-	uint32_t choice; /* next of row->choices, for masked places */
-};
 
 /* ---- options --------------------------------------------------------------------------------- */
 
@@ -174,218 +133,6 @@ static int parse_args(int argc, char **argv, struct acc_opts *o)
 		return cli_usage(CMD, "--wire with --stages 1: one stage sends no activations");
 	o->model = argv[optind];
 	return -1;
-}
-
-/* ---- runs ------------------------------------------------------------------------------------ */
-
-/* Negative logarithm of the target's probability. */
-static double nll_of(const float *logits, uint32_t n_vocab, int32_t target)
-{
-	double largest = -INFINITY, sum = 0;
-	uint32_t i;
-
-	for (i = 0; i < n_vocab; i++)
-		largest = (double)logits[i] > largest ? (double)logits[i] : largest;
-	for (i = 0; i < n_vocab; i++)
-		sum += exp((double)logits[i] - largest);
-	return log(sum) + largest - (double)logits[target];
-}
-
-static int32_t arg_max(const float *logits, uint32_t n_vocab)
-{
-	uint32_t i, best = 0;
-
-	for (i = 1; i < n_vocab; i++)
-		best = logits[i] > logits[best] ? i : best;
-	return (int32_t)best;
-}
-
-/* Gets the logits of every row, in order. */
-static void score(void *ctx, const float *logits, uint32_t n_rows, uint32_t n_vocab)
-{
-	struct acc *a = ctx;
-	uint32_t i;
-
-	for (i = 0; i < n_rows && a->at < a->n_targets; i++, logits += n_vocab) {
-		int32_t target = a->targets[a->at++];
-
-		if (target < 0)
-			continue;
-		a->row->nll += nll_of(logits, n_vocab, target);
-		a->row->scored++;
-		if (a->hp.task == MODEL_TASK_EMBED)
-			a->row->choices[a->choice++] = arg_max(logits, n_vocab);
-	}
-}
-
-/* Windows that overlap by half; a token is scored in the first one that reaches it, but those at its start.
- */
-static int run_windows(struct acc *a, struct pipeline *p, struct ps_err *err)
-{
-	size_t n = a->corpus.n, start, done = 1;
-	uint32_t i, len;
-	int32_t next;
-	int rc = 0;
-
-	for (start = 0; done < n && rc == 0; start += a->window / 2) {
-		len = n - start < a->window ? (uint32_t)(n - start) : a->window;
-		for (i = 0; i < len; i++) {
-			size_t target = start + i + 1;
-
-			a->targets[i] = target >= done && target < n ? a->corpus.ids[target] : -1;
-		}
-		done = start + len + 1;
-		a->at = 0;
-		a->n_targets = len;
-		rc = pipeline_feed(p, a->corpus.ids + start, len, 0, &next, err);
-	}
-	return rc;
-}
-
-/* Puts prefix, a piece of the corpus and suffix together. */
-static uint32_t wrap_piece(const struct acc *a, size_t start, uint32_t n, int32_t *ids /* [n + 8] */)
-{
-	const struct corpus *c = &a->corpus;
-
-	memcpy(ids, c->prefix, c->n_prefix * sizeof(*ids));
-	memcpy(ids + c->n_prefix, c->ids + start, n * sizeof(*ids));
-	memcpy(ids + c->n_prefix + n, c->suffix, c->n_suffix * sizeof(*ids));
-	return n + (uint32_t)(c->n_prefix + c->n_suffix);
-}
-
-/* The prompt at a place of the corpus; its continuation goes to choices[greedy]. */
-static int run_prompt(struct acc *a, struct pipeline *p, size_t place, int32_t *choices, struct ps_err *err)
-{
-	const int32_t *prompt = a->corpus.ids + place;
-	bool seq2seq = a->hp.n_layers_enc > 0;
-	uint32_t pos = seq2seq ? 1 : a->prompt, i;
-	int32_t whole[PROMPT_TOKENS + 8];
-	int rc;
-
-	if (seq2seq) {
-		rc = pipeline_encode(p, whole, wrap_piece(a, place, a->prompt, whole), err);
-		if (rc == 0)
-			rc = pipeline_feed(p, &a->hp.decoder_start, 1, 0, &choices[0], err);
-	} else {
-		rc = pipeline_feed(p, prompt, a->prompt, 0, &choices[0], err);
-	}
-	for (i = 0; i + 1 < a->greedy && rc == 0; i++)
-		rc = pipeline_feed(p, &choices[i], 1, pos + i, &choices[i + 1], err);
-	return rc;
-}
-
-static int run_prompts(struct acc *a, struct pipeline *p, struct ps_err *err)
-{
-	uint32_t i;
-	int rc = 0;
-
-	a->n_targets = 0; /* nothing of it is scored */
-	for (i = 0; i < a->n_prompts && rc == 0; i++) {
-		size_t at = (a->corpus.n - a->prompt) * i / a->n_prompts;
-
-		rc = run_prompt(a, p, at, a->row->choices + (size_t)i * a->greedy, err);
-	}
-	return rc;
-}
-
-/* Hidden states of a piece: kept in the first run, compared with those in the others. */
-static void compare_hidden(struct acc *a, const struct pipeline_values *v, float *base /* [n_rows, width] */)
-{
-	size_t n = (size_t)v->n_rows * v->width, i;
-	double mean = 0;
-
-	if (a->row == &a->rows[0])
-		memcpy(base, v->rows, n * sizeof(float));
-	for (i = 0; i < n; i++)
-		mean += (double)base[i] / (double)n;
-	for (i = 0; i < n; i++) {
-		double d = (double)v->rows[i] - (double)base[i], b = (double)base[i] - mean;
-
-		a->row->diff2 += d * d;
-		a->row->base2 += b * b;
-	}
-}
-
-/* Every MASK_EVERY-th token of the piece is masked; the head is asked for them. */
-static int run_masked(struct acc *a, struct pipeline *p, int32_t *ids, uint32_t len, struct ps_err *err)
-{
-	uint32_t first = (uint32_t)a->corpus.n_prefix, last = len - (uint32_t)a->corpus.n_suffix, i;
-	struct pipeline_values v;
-
-	for (i = 0; i < len; i++) {
-		bool masked = i >= first && i < last && (i - first) % MASK_EVERY == MASK_EVERY / 2;
-
-		a->targets[i] = masked ? ids[i] : -1;
-		ids[i] = masked ? a->mask : ids[i];
-	}
-	a->at = 0;
-	a->n_targets = len;
-	return pipeline_fill(p, ids, len, false, &v, err);
-}
-
-static uint32_t piece_tokens(const struct acc *a)
-{
-	return a->window - (uint32_t)(a->corpus.n_prefix + a->corpus.n_suffix);
-}
-
-static int run_encoder(struct acc *a, struct pipeline *p, struct ps_err *err)
-{
-	int32_t ids[MAX_WINDOW + 8];
-	size_t start, kept = 0;
-	uint32_t n, len;
-	int rc = 0;
-
-	a->choice = 0;
-	for (start = 0; start < a->corpus.n && rc == 0; start += n) {
-		struct pipeline_values v;
-
-		n = a->corpus.n - start < piece_tokens(a) ? (uint32_t)(a->corpus.n - start) : piece_tokens(a);
-		len = wrap_piece(a, start, n, ids);
-		rc = pipeline_embed(p, ids, len, false, &v, err);
-		if (rc != 0)
-			break;
-		compare_hidden(a, &v, a->rows[0].hidden + kept);
-		kept += (size_t)v.n_rows * v.width;
-		if (a->mask >= 0)
-			rc = run_masked(a, p, ids, len, err);
-	}
-	return rc;
-}
-
-static int run_row(struct acc *a, struct acc_row *row, struct ps_err *err)
-{
-	const struct pipeline_cfg cfg = {
-	    .gguf = a->g,
-	    .n_stages = a->stages,
-	    .device = a->o->device,
-	    .n_threads = a->o->threads,
-	    .n_ctx = a->window,
-	    .max_tokens = a->window,
-	    .kv = row->kv,
-	    .act_dtype = row->wire,
-	    .logits = score,
-	    .logits_ctx = a,
-	};
-	struct pipeline *p = NULL;
-	int rc = pipeline_open(&cfg, &p, err);
-
-	a->row = row;
-	if (rc == 0 && a->hp.task == MODEL_TASK_EMBED) {
-		rc = run_encoder(a, p, err);
-	} else if (rc == 0) {
-		if (a->hp.n_layers_enc == 0)
-			rc = run_windows(a, p, err);
-		if (rc == 0)
-			rc = run_prompts(a, p, err);
-	}
-	if (rc == 0 && row->scored > 0 && !isfinite(row->nll))
-		rc = ps_err_set(err, -EDOM, "%s: a logit is infinite or NaN", a->o->model);
-	if (rc == 0) {
-		row->cut_values = pipeline_cut_values(p);
-		pipeline_caps(p, &a->caps);
-	}
-	pipeline_close(p);
-	return rc;
 }
 
 /* ---- results --------------------------------------------------------------------------------- */
@@ -537,7 +284,7 @@ static void print_table(const struct acc *a)
 	printf("device  %s (%s), %u threads\n", a->caps.device, a->caps.isa, a->caps.n_threads);
 	printf("text    %zu tokens", a->corpus.n);
 	if (a->rows[0].scored > 0)
-		printf(", %llu scored in windows of %u", (unsigned long long)a->rows[0].scored, a->window);
+		printf(", %llu scored, context %u", (unsigned long long)a->rows[0].scored, a->window);
 	if (!embeds)
 		printf("; %u prompts of %u tokens and %u greedy ones each", a->n_prompts, a->prompt,
 		       a->greedy);
@@ -563,7 +310,7 @@ static void choose_rows(struct acc *a)
 		if (a->o->wire[t])
 			add_row(a, (enum act_dtype)t, ACCEL_KV_F32);
 	}
-	for (t = ACCEL_KV_F16; t < N_KV; t++) {
+	for (t = ACCEL_KV_F16; t < ACC_N_KV; t++) {
 		if (a->o->kv[t])
 			add_row(a, ACT_F32, (enum accel_kv_dtype)t);
 	}
@@ -577,18 +324,21 @@ static int choose_sizes(struct acc *a, struct ps_err *err)
 	uint32_t model_ctx = hp->n_ctx_max != 0 ? hp->n_ctx_max : hp->n_ctx_train, id;
 
 	a->stages = o->stages != 0 ? o->stages : hp->n_layers < 2 ? 1 : 2;
-	a->window = o->ctx != 0 ? o->ctx : MAX_WINDOW;
+	a->window = o->ctx != 0 ? o->ctx : ACC_MAX_WINDOW;
 	if (o->ctx == 0 && model_ctx != 0 && model_ctx < a->window)
 		a->window = model_ctx;
 	if (hp->n_ctx_max != 0 && a->window > hp->n_ctx_max)
 		return ps_err_set(err, -EINVAL, "%s: --ctx %u: the model has %u positions", o->model,
 				  a->window, hp->n_ctx_max);
-	if (hp->task == MODEL_TASK_EMBED && a->window > MAX_WINDOW)
+	if (hp->task == MODEL_TASK_EMBED && a->window > ACC_MAX_WINDOW)
 		return ps_err_set(err, -EINVAL, "%s: --ctx %u: at most %u for %s models", o->model, a->window,
-				  MAX_WINDOW, hp->arch);
+				  ACC_MAX_WINDOW, hp->arch);
+	if (hp->n_layers_enc > 0 && a->window < ACC_SPAN_PIECE + 8)
+		return ps_err_set(err, -EINVAL, "%s: a context of %u: at least %u are needed", o->model,
+				  a->window, ACC_SPAN_PIECE + 8);
 	if (hp->n_layers_enc > 0 && hp->decoder_start < 0)
 		return ps_err_set(err, -EINVAL, "%s: the file names no decoder start token", o->model);
-	a->prompt = PROMPT_TOKENS < a->window / 2 ? PROMPT_TOKENS : a->window / 2;
+	a->prompt = ACC_PROMPT_TOKENS < a->window / 2 ? ACC_PROMPT_TOKENS : a->window / 2;
 	a->greedy = o->greedy < a->window - a->prompt ? o->greedy : a->window - a->prompt;
 	a->n_prompts = hp->task == MODEL_TASK_EMBED ? 0 : o->prompts;
 	a->mask = hp->has_fill && gguf_get_u32(a->g, "tokenizer.ggml.mask_token_id", &id) && id < hp->n_vocab
@@ -617,27 +367,14 @@ static int read_corpus(struct acc *a, struct ps_err *err)
 	return rc;
 }
 
-/* Masked places of the whole text, as run_encoder cuts it. */
-static uint32_t count_masked(const struct acc *a)
-{
-	size_t start;
-	uint32_t n, count = 0;
-
-	for (start = 0; start < a->corpus.n; start += n) {
-		n = a->corpus.n - start < piece_tokens(a) ? (uint32_t)(a->corpus.n - start) : piece_tokens(a);
-		count += (n + MASK_EVERY - 1 - MASK_EVERY / 2) / MASK_EVERY;
-	}
-	return count;
-}
-
 static int allocate(struct acc *a, struct ps_err *err)
 {
 	bool embeds = a->hp.task == MODEL_TASK_EMBED, ok;
-	size_t pieces = 1 + a->corpus.n / piece_tokens(a);
+	size_t pieces = 1 + a->corpus.n / accuracy_piece_tokens(a);
 	uint32_t i;
 
-	a->n_choices = !embeds ? a->n_prompts * a->greedy : a->mask >= 0 ? count_masked(a) : 0;
-	a->targets = calloc(a->window, sizeof(*a->targets));
+	a->n_choices = !embeds ? a->n_prompts * a->greedy : a->mask >= 0 ? accuracy_count_masked(a) : 0;
+	a->targets = calloc(a->window + ACC_SPAN_PIECE, sizeof(*a->targets));
 	ok = a->targets != NULL;
 	if (embeds) {
 		a->rows[0].hidden = malloc((a->corpus.n + 8 * pieces) * a->hp.n_embd *
@@ -665,7 +402,7 @@ static int measure(struct acc *a, struct ps_err *err)
 	choose_rows(a);
 	rc = allocate(a, err);
 	for (i = 0; i < a->n_rows && rc == 0; i++)
-		rc = run_row(a, &a->rows[i], err);
+		rc = accuracy_run(a, &a->rows[i], err);
 	if (rc != 0)
 		return rc;
 	if (a->o->json)

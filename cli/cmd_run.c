@@ -27,6 +27,8 @@ static const char usage[] =
     "  --driver D           memif or af_xdp for the links, instead of the topology's\n"
     "  --stages N           N stages instead of the topology's\n"
     "  --ctx N              positions a sequence can have, instead of the topology's model.context\n"
+    "  --batch N            rows of one message, instead of model.max_batch_tokens: what an encoder reads\n"
+    "                       (BERT, T5's prompt) goes whole in one\n"
     "  --kv TYPE            elements of the KV cache: f32, f16 or q8_0, instead of model.kv\n"
     "  --wire TYPE          activations between stages: f32, f16, bf16 or q8, instead of wire.activations\n"
     "  -p, --prompt TEXT    may be given several times: the prompts run together\n"
@@ -67,6 +69,7 @@ enum {
 	OPT_DRIVER,
 	OPT_STAGES,
 	OPT_CTX,
+	OPT_BATCH,
 	OPT_KV,
 	OPT_WIRE,
 	OPT_TOKENS,
@@ -93,6 +96,7 @@ static const struct option longs[] = {
     {"driver", required_argument, NULL, OPT_DRIVER},
     {"stages", required_argument, NULL, OPT_STAGES},
     {"ctx", required_argument, NULL, OPT_CTX},
+    {"batch", required_argument, NULL, OPT_BATCH},
     {"kv", required_argument, NULL, OPT_KV},
     {"wire", required_argument, NULL, OPT_WIRE},
     {"prompt", required_argument, NULL, 'p'},
@@ -187,6 +191,8 @@ static bool parse_override(int c, struct topo_overrides *ov, bool *known_out)
 		return cli_u32("run", "--stages", optarg, 1, TOPO_MAX_STAGES, &ov->n_stages);
 	case OPT_CTX:
 		return deploy_ctx_option("run", optarg, ov);
+	case OPT_BATCH:
+		return deploy_batch_option("run", optarg, ov);
 	case OPT_KV:
 		return deploy_kv_option("run", optarg, ov);
 	case OPT_WIRE:
@@ -317,12 +323,13 @@ static int parse_args(int argc, char **argv, struct run_opts *o)
 				 argc - optind);
 	if (optind < argc)
 		o->topology = argv[optind];
-	if (o->attach != NULL && (o->topology != NULL || o->capture || o->ov.model != NULL ||
-				  o->ov.driver >= 0 || o->ov.n_stages > 0 || o->ov.no_hugepages ||
-				  o->ov.context > 0 || o->ov.kv != NULL || o->ov.activations != NULL))
+	if (o->attach != NULL &&
+	    (o->topology != NULL || o->capture || o->ov.model != NULL || o->ov.driver >= 0 ||
+	     o->ov.n_stages > 0 || o->ov.no_hugepages || o->ov.context > 0 || o->ov.max_batch_tokens > 0 ||
+	     o->ov.kv != NULL || o->ov.activations != NULL))
 		return cli_usage("run",
 				 "--attach takes a deployment as it is: no topology, --model, --driver, "
-				 "--stages, --ctx, --kv, --wire, --no-hugepages or --capture");
+				 "--stages, --ctx, --batch, --kv, --wire, --no-hugepages or --capture");
 	if (o->n_prompts > 0 && o->ids != NULL)
 		return cli_usage("run", "--prompt and --prompt-ids exclude each other");
 	if (o->chat != NULL && (o->ids != NULL || o->task != GW_TASK_GENERATE))

@@ -48,6 +48,8 @@ static void stage_status(void *ctx, json_t *o)
 	json_object_set_new(o, "rows", json_integer((json_int_t)atomic_load(&s->stats.rows)));
 	json_object_set_new(o, "errors", json_integer((json_int_t)atomic_load(&s->stats.errors)));
 	json_object_set_new(o, "compute_ns", json_integer((json_int_t)atomic_load(&s->stats.compute_ns)));
+	/* Activations too large for wire.activations: f16 holds up to 65504. */
+	json_object_set_new(o, "cut_values", json_integer((json_int_t)atomic_load(&s->stats.cut_values)));
 	json_object_set_new(o, "messages_in_place",
 			    json_integer((json_int_t)atomic_load(&s->stats.in_place)));
 	json_object_set_new(o, "messages_placed", json_integer((json_int_t)atomic_load(&s->stats.copied)));

@@ -132,6 +132,10 @@ static void print_proc(json_t *p)
 		printf("    %lld requests, %lld tokens, %lld active, %lld waiting, on %s\n",
 		       int_of(p, "requests"), int_of(p, "tokens"), int_of(p, "active"), int_of(p, "waiting"),
 		       text_of(p, "socket"));
+	if (int_of(p, "cut_values") > 0)
+		printf(
+		    "    %lld activations were too large for wire type %s and were cut: take bf16 or f32\n",
+		    int_of(p, "cut_values"), text_of(p, "wire"));
 	json_array_foreach(ports, i, v) printf("    port %zu: %s\n", i, json_string_value(v));
 	json_array_foreach(links, i, v)
 	    printf("    link %lld to %-10s %-11s srtt %.1f us\n", int_of(v, "id"), text_of(v, "peer"),

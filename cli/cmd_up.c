@@ -20,6 +20,8 @@ static const char up_usage[] =
     "  --driver D           memif or af_xdp for the links, instead of the topology's\n"
     "  --stages N           N stages instead of the topology's\n"
     "  --ctx N              positions a sequence can have, instead of the topology's model.context\n"
+    "  --batch N            rows of one message, instead of model.max_batch_tokens: what an encoder reads\n"
+    "                       (BERT, T5's prompt) goes whole in one\n"
     "  --kv TYPE            elements of the KV cache: f32, f16 or q8_0, instead of model.kv\n"
     "  --wire TYPE          activations between stages: f32, f16, bf16 or q8, instead of wire.activations\n"
     "  --no-hugepages       run without hugepages even where they could be had (slower)\n"
@@ -48,6 +50,7 @@ enum {
 	OPT_DRIVER,
 	OPT_STAGES,
 	OPT_CTX,
+	OPT_BATCH,
 	OPT_KV,
 	OPT_WIRE,
 	OPT_NO_HUGE,
@@ -62,6 +65,7 @@ static const struct option up_longs[] = {
     {"driver", required_argument, NULL, OPT_DRIVER},
     {"stages", required_argument, NULL, OPT_STAGES},
     {"ctx", required_argument, NULL, OPT_CTX},
+    {"batch", required_argument, NULL, OPT_BATCH},
     {"kv", required_argument, NULL, OPT_KV},
     {"wire", required_argument, NULL, OPT_WIRE},
     {"no-hugepages", no_argument, NULL, OPT_NO_HUGE},
@@ -96,6 +100,8 @@ static bool up_option(int c, struct up_opts *o)
 		return cli_u32("up", "--stages", optarg, 1, TOPO_MAX_STAGES, &o->ov.n_stages);
 	case OPT_CTX:
 		return deploy_ctx_option("up", optarg, &o->ov);
+	case OPT_BATCH:
+		return deploy_batch_option("up", optarg, &o->ov);
 	case OPT_KV:
 		return deploy_kv_option("up", optarg, &o->ov);
 	case OPT_WIRE:

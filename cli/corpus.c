@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -70,6 +71,28 @@ out_free:
 	return rc;
 }
 
+/* Tokens that stand for left-out spans: text of that form that is one token. */
+static void find_sentinels(struct corpus *c, const struct tokenizer *tok)
+{
+	uint32_t i;
+
+	c->has_sentinels = true;
+	for (i = 0; i < CORPUS_SENTINELS; i++) {
+		char text[32];
+		int32_t *ids = NULL;
+		size_t n = 0;
+		int len = snprintf(text, sizeof(text), "<extra_id_%u>", i);
+
+		if (tokenizer_encode(tok, text, (size_t)len, false, true, &ids, &n) != 0 || n == 0)
+			n = 0;
+		/* A blank in front may come with it. */
+		c->has_sentinels = c->has_sentinels && (n == 1 || n == 2);
+		c->sentinels[i] = n > 0 ? ids[n - 1] : -1;
+		c->has_sentinels = c->has_sentinels && (i == 0 || c->sentinels[i] != c->sentinels[i - 1]);
+		free(ids);
+	}
+}
+
 /* Up to the next blank line, without line ends around it; NULL at the end. */
 static char *next_document(char **rest)
 {
@@ -120,6 +143,8 @@ int corpus_read_text(struct corpus *c, const struct gguf *g, const char *path, b
 		return rc;
 	text = read_file(path, &len, err);
 	rc = text == NULL ? -EIO : find_specials(c, tok, err);
+	if (rc == 0)
+		find_sentinels(c, tok);
 	if (rc == 0 && strlen(text) != len)
 		rc = ps_err_set(err, -EINVAL, "%s: byte %zu is 0: expected a text", path, strlen(text));
 	if (rc == 0)

@@ -12,6 +12,8 @@
 #include "base/err.h"
 #include "model/gguf.h"
 
+#define CORPUS_SENTINELS 5u
+
 struct corpus {
 	int32_t *ids;
 	size_t n;
@@ -19,6 +21,9 @@ struct corpus {
 	 * unless the corpus was read bare. */
 	int32_t prefix[4], suffix[4];
 	size_t n_prefix, n_suffix;
+	/* T5's <extra_id_0> and on, where the vocabulary has that many. */
+	int32_t sentinels[CORPUS_SENTINELS];
+	bool has_sentinels;
 };
 
 /* Blank lines part a text into documents, each of which gets prefix and suffix (`bare`: none does). At most

@@ -53,6 +53,11 @@ bool deploy_ctx_option(const char *cmd, const char *arg, struct topo_overrides *
 	return cli_u32(cmd, "--ctx", arg, 1, TOPO_CONTEXT_MAX, &ov->context);
 }
 
+bool deploy_batch_option(const char *cmd, const char *arg, struct topo_overrides *ov)
+{
+	return cli_u32(cmd, "--batch", arg, 1, TOPO_BATCH_MAX, &ov->max_batch_tokens);
+}
+
 bool deploy_kv_option(const char *cmd, const char *arg, struct topo_overrides *ov)
 {
 	enum topo_kv unused;

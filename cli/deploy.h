@@ -16,8 +16,9 @@
 int ps_warn_unused deploy_resolve(struct topology *t, struct gguf **gguf_out, struct model_hparams *hp_out,
 				  struct ps_err *err);
 
-/* --ctx, --kv and --wire of `cmd`: false, and the usage error is on stderr. */
+/* --ctx, --batch, --kv and --wire of `cmd`: false, and the usage error is on stderr. */
 bool deploy_ctx_option(const char *cmd, const char *arg, struct topo_overrides *ov);
+bool deploy_batch_option(const char *cmd, const char *arg, struct topo_overrides *ov);
 bool deploy_kv_option(const char *cmd, const char *arg, struct topo_overrides *ov);
 bool deploy_wire_option(const char *cmd, const char *arg, struct topo_overrides *ov);
 

@@ -148,7 +148,7 @@ static int check_whole_length(const struct gw_sched *s, uint32_t n, struct ps_er
 		    err, -EINVAL,
 		    "the prompt has %u tokens and has to go through the encoder whole, in one "
 		    "message, which holds %u: shorten the prompt or raise model.max_batch_tokens "
-		    "in the topology",
+		    "in the topology (run --batch)",
 		    n, s->cfg.max_batch_tokens);
 	return 0;
 }
@@ -494,14 +494,28 @@ static void take_token(struct gw_sched *s, struct sequence *q, const struct act 
 		end_seq(s, q, GW_REASON_LENGTH, NULL);
 }
 
+/* Whether the answer has the rows that were asked for, of the width that they have to have. */
+static bool values_fit(const struct gw_sched *s, const struct sequence *q, const struct act *a,
+		       uint32_t n_rows)
+{
+	const uint32_t width = q->want == ACT_SEQ_FILL ? 2 * ACT_FILL_BEST : s->hp.n_embd;
+
+	if (a->kind != ACT_VALUES || a->width != width)
+		return false;
+	if (q->want == ACT_SEQ_EMBED)
+		return n_rows == 1;
+	return (q->want & ACT_SEQ_ROWS) != 0 ? n_rows == q->n_whole : n_rows >= 1 && n_rows <= q->n_whole;
+}
+
 /* Rows [row, row + seq->n_tokens) of the answer are the request's. */
 static void take_values(struct gw_sched *s, struct sequence *q, const struct act *a,
 			const struct act_seq *seq, uint32_t row, uint64_t rx_ns)
 {
 	struct gw_values v = {.n_rows = seq->n_tokens, .width = a->width};
 
-	if (a->kind != ACT_VALUES || seq->n_tokens == 0) {
-		end_seq(s, q, GW_REASON_ERROR, "the last stage had no values to give");
+	if (!values_fit(s, q, a, seq->n_tokens)) {
+		end_seq(s, q, GW_REASON_ERROR,
+			"the last stage answered with other values than were asked for");
 		return;
 	}
 	CHECK((uintptr_t)a->payload % sizeof(float) == 0);

@@ -135,7 +135,8 @@ static json_t *candidates(const struct gw_server *srv, const float *row)
 	for (i = 0; i < ACT_FILL_BEST; i++) {
 		const float id = row[2 * i];
 
-		if (id < 0) /* a vocabulary of fewer tokens */
+		/* -1: a vocabulary of fewer tokens. */
+		if (id < 0 || id >= (float)srv->cfg.sched.hp->n_vocab)
 			break;
 		json_array_append_new(list, json_pack("{s:i, s:o, s:o}", "token", (int)id, "text",
 						      token_text(srv, (int32_t)id), "probability",

@@ -54,7 +54,7 @@ enum model_ffn {
 
 /* The rotary embedding of blocks that slide. */
 enum model_swa_rope {
-	MODEL_SWA_ROPE_SAME,  /* as the others */
+	MODEL_SWA_ROPE_SAME,  /* as the others, but for the key rope.freq_base_swa */
 	MODEL_SWA_ROPE_PLAIN, /* the same base without scaling and factors */
 	MODEL_SWA_ROPE_10000, /* base rope.freq_base_swa, 10000 without it; no scaling, no factors */
 };

@@ -150,7 +150,7 @@ static void emit_rope(struct model_build *b, uint32_t layer, uint32_t buf, uint3
 	op = emit(b, MODEL_OP_ROPE, layer, buf, buf, n_heads * b->hp.head_dim);
 	op->n_heads = n_heads;
 	op->head_dim = b->hp.head_dim;
-	op->rope_swa = b->d.arch->swa_rope != MODEL_SWA_ROPE_SAME && model_block_slides(&b->d, layer);
+	op->rope_swa = model_block_slides(&b->d, layer);
 }
 
 static struct model_op *emit_attn(struct model_build *b, uint32_t layer)

@@ -195,8 +195,9 @@ struct model_hparams {
 	uint32_t n_experts, n_experts_used;
 	float norm_eps;
 	struct model_rope_params rope;
-	struct model_rope_params rope_swa; /* of blocks with a sliding window, where it differs */
-	bool causal; /* false: a sequence has to come whole, in one batch, from position 0 */
+	struct model_rope_params
+	    rope_swa; /* of blocks with a sliding window; the same as rope in most families */
+	bool causal;  /* false: a sequence has to come whole, in one batch, from position 0 */
 	enum model_task task;
 	enum model_pooling pooling;
 	bool has_fill;         /* a masked-language-model head is in the file */

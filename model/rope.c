@@ -112,22 +112,23 @@ static void read_all_factors(struct model_keys *r, struct model_rope_params *p)
 		p->factors = shorter;
 }
 
+/* Of blocks that slide. The reference reads a base of their own for OLMo too, but does not use it. */
 static void read_swa(struct model_keys *r, const struct model_arch *arch, struct model_hparams *hp)
 {
 	struct model_rope_params *p = &hp->rope_swa;
 
 	*p = hp->rope;
-	if (arch->swa_rope == MODEL_SWA_ROPE_SAME)
-		return;
-	p->mscale = 1;
-	p->freq_scale = 1;
-	p->ext_factor = 0;
-	p->factors = NULL;
-	p->factors_long = NULL;
-	if (arch->swa_rope == MODEL_SWA_ROPE_10000) {
-		p->freq_base = 10000;
-		model_keys_f32(r, "rope.freq_base_swa", 1.001f, 1e12f, &p->freq_base);
+	if (arch->swa_rope != MODEL_SWA_ROPE_SAME) {
+		p->mscale = 1;
+		p->freq_scale = 1;
+		p->ext_factor = 0;
+		p->factors = NULL;
+		p->factors_long = NULL;
 	}
+	if (arch->swa_rope == MODEL_SWA_ROPE_10000)
+		p->freq_base = 10000;
+	if (arch->window_period != 0 && arch->swa_rope != MODEL_SWA_ROPE_PLAIN)
+		model_keys_f32(r, "rope.freq_base_swa", 1.001f, 1e12f, &p->freq_base);
 }
 
 void model_read_rope(struct model_keys *r, const struct model_arch *arch, struct model_hparams *hp)

@@ -59,7 +59,9 @@ static void publish_stats(struct loop *l, const struct dp_msg *msg)
 	atomic_store_explicit(&l->stats->batches, st.batches, memory_order_relaxed);
 	atomic_store_explicit(&l->stats->rows, st.rows, memory_order_relaxed);
 	atomic_store_explicit(&l->stats->errors, st.errors, memory_order_relaxed);
+	atomic_store_explicit(&l->stats->cut_values, st.cut_values, memory_order_relaxed);
 	atomic_store_explicit(&l->stats->compute_ns, st.compute_ns, memory_order_relaxed);
+	atomic_store_explicit(&l->stats->cut_values, st.cut_values, memory_order_relaxed);
 	atomic_fetch_add_explicit(msg->buf != NULL ? &l->stats->in_place : &l->stats->copied, 1,
 				  memory_order_relaxed);
 }

@@ -29,7 +29,7 @@ struct stage_loop_cfg {
 
 /* Written by the loop, read by anyone for display. */
 struct stage_loop_stats {
-	_Atomic uint64_t batches, rows, errors, compute_ns, in_place, copied;
+	_Atomic uint64_t batches, rows, errors, compute_ns, cut_values, in_place, copied;
 	_Atomic int ready;
 };
 

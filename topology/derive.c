@@ -126,6 +126,8 @@ static int override_values(struct yr *r, struct topo_file *f, const struct topo_
 {
 	if (ov->context != 0)
 		f->model.context = ov->context;
+	if (ov->max_batch_tokens != 0)
+		f->model.max_batch_tokens = ov->max_batch_tokens;
 	if (ov->kv != NULL && !topo_kv_by_name(ov->kv, &f->model.kv))
 		return ps_err_set(r->err, -EINVAL,
 				  "found KV cache type %s asked for; expected " TOPO_KV_NAMES, ov->kv);

@@ -32,7 +32,11 @@ static const struct yr_key model_keys[] = {
     {.name = "path", .kind = YR_TEXT, .offset = MODEL(path), .max = TOPO_PATH_BYTES, .required = true},
     {.name = "context", .kind = YR_U32, .offset = MODEL(context), .max = TOPO_CONTEXT_MAX},
     {.name = "max_sequences", .kind = YR_U32, .offset = MODEL(max_sequences), .min = 1, .max = 1024},
-    {.name = "max_batch_tokens", .kind = YR_U32, .offset = MODEL(max_batch_tokens), .min = 1, .max = 65536},
+    {.name = "max_batch_tokens",
+     .kind = YR_U32,
+     .offset = MODEL(max_batch_tokens),
+     .min = 1,
+     .max = TOPO_BATCH_MAX},
     {.name = "kv", .kind = YR_CHOICE, .offset = MODEL(kv), .choices = kv_choices},
 };
 

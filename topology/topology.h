@@ -23,6 +23,7 @@
 #define TOPO_MAX_LINKS   (TOPO_MAX_STAGES + 1u)
 #define TOPO_MAX_CORES   64u
 #define TOPO_CONTEXT_MAX (1u << 20)
+#define TOPO_BATCH_MAX   65536u /* rows of a message */
 
 enum topo_driver { TOPO_DRIVER_MEMIF, TOPO_DRIVER_AF_XDP, TOPO_DRIVER_LOOPBACK };
 enum topo_idle { TOPO_IDLE_ADAPTIVE, TOPO_IDLE_SPIN };
@@ -111,7 +112,7 @@ struct topo_overrides {
 	int driver;        /* enum topo_driver, or -1 */
 	uint32_t n_stages; /* replaces the stages by N with automatic ranges on the same nodes */
 	bool no_hugepages;
-	uint32_t context;
+	uint32_t context, max_batch_tokens;
 	const char *kv, *activations; /* by name */
 };
 

@@ -324,16 +324,20 @@ static void run(struct accel *a, const struct model_graph *g, const struct accel
 		       n_embd * sizeof(float));
 	if (g->n_ops > 0)
 		cpu_rope_tables(a, n_rows);
-	for (uint32_t i = 0; i < g->n_ops; i++) {
+	for (uint32_t i = 0; i < g->n_ops;) {
+		uint32_t end;
+
 		if (g->ops[i].kind == MODEL_OP_SELECT_ROWS)
 			n_rows = b->n_out;
-		cpu_run_op(a, &g->ops[i], b, n_rows);
-		if (g->ops[i].dst == MODEL_BUF_NONE)
-			continue;
-		cpu_q8_forget(a, a->bufs[g->ops[i].dst].p);
-		if (a->trace.fn != NULL)
-			a->trace.fn(a->trace.ctx, &g->ops[i], a->bufs[g->ops[i].dst].p,
-				    a->bufs[g->ops[i].dst].ld, n_rows);
+		end = i + cpu_run_ops(a, &g->ops[i], g->n_ops - i, b, n_rows);
+		for (; i < end; i++) {
+			if (g->ops[i].dst == MODEL_BUF_NONE)
+				continue;
+			cpu_q8_forget(a, a->bufs[g->ops[i].dst].p);
+			if (a->trace.fn != NULL)
+				a->trace.fn(a->trace.ctx, &g->ops[i], a->bufs[g->ops[i].dst].p,
+					    a->bufs[g->ops[i].dst].ld, n_rows);
+		}
 	}
 	for (uint32_t r = 0; !a->direct[b->pass] && b->out != NULL && r < n_rows; r++)
 		memcpy(b->out + (size_t)r * g->out_width, cpu_row(&a->bufs[g->out_buf], r),

@@ -103,6 +103,19 @@ struct cpu_mat {
 	float scale, clamp, softcap;
 };
 
+#define CPU_PRODUCTS 4u /* of one input, at a time */
+
+/* A matrix and where its product goes, [n, ldy]. */
+struct cpu_product {
+	struct cpu_mat mat;
+	float *y;
+	size_t ldy;
+};
+
+/* Products of x [n, ldx], padded with zeros, with matrices of the same type and depth, in one round of the
+ * threads: they wait for each other once and not for each matrix. */
+void cpu_multiply_all(struct accel *a, const struct cpu_product *products, uint32_t n_products,
+		      const float *x, size_t ldx, uint32_t n);
 /* x [n, ldx] padded with zeros, y [n, ldy]. */
 void cpu_multiply(struct accel *a, const struct cpu_mat *mat, const float *x, size_t ldx, uint32_t n,
 		  float *y, size_t ldy);
@@ -118,7 +131,9 @@ void cpu_attention_fini(struct accel *a);
 /* Bias, scale, clamp and cap of rows [r0, r0 + rows) of a product: y [cols, ldy]. */
 void cpu_finish(const struct accel *a, const struct cpu_mat *mat, uint32_t r0, uint32_t rows, float *y,
 		size_t ldy, uint32_t cols);
-void cpu_run_op(struct accel *a, const struct model_op *op, const struct accel_batch *b, uint32_t n_rows);
+/* Runs the next operation of the n that are left, or some at once; returns how many. */
+uint32_t cpu_run_ops(struct accel *a, const struct model_op *ops, uint32_t n, const struct accel_batch *b,
+		     uint32_t n_rows);
 /* Cosines and sines of the rows of a batch, for the rotations that the model has. */
 void cpu_rope_tables(struct accel *a, uint32_t n_rows);
 

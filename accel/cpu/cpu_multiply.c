@@ -18,6 +18,13 @@ struct mul_job {
 	const struct kern_quant *quant; /* NULL: the product is one of floats */
 	bool columns;                   /* of kern_q8: in columns, and the weights are packed */
 	uint32_t rows_a_chunk;
+	uint32_t first_chunk; /* of the set's chunks */
+};
+
+/* Products of the same input that share one round of the threads. */
+struct mul_set {
+	struct mul_job jobs[CPU_PRODUCTS];
+	uint32_t n;
 };
 
 /* The job's rows [r0, r1). */
@@ -114,12 +121,16 @@ static void multiply_quant(const struct mul_job *job, const struct kern_mul *m, 
 
 static void multiply_chunk(void *ctx, uint32_t chunk, uint32_t thread)
 {
-	const struct mul_job *job = ctx;
-	uint32_t r0 = chunk * job->rows_a_chunk;
-	uint32_t left = job->mul.rows - r0;
-	struct kern_mul m =
-	    rows_of(&job->mul, r0, r0 + (left < job->rows_a_chunk ? left : job->rows_a_chunk));
+	const struct mul_set *set = ctx;
+	const struct mul_job *job = &set->jobs[set->n - 1];
+	uint32_t r0, left;
+	struct kern_mul m;
 
+	while (chunk < job->first_chunk)
+		job--;
+	r0 = (chunk - job->first_chunk) * job->rows_a_chunk;
+	left = job->mul.rows - r0;
+	m = rows_of(&job->mul, r0, r0 + (left < job->rows_a_chunk ? left : job->rows_a_chunk));
 	if (job->quant != NULL)
 		multiply_quant(job, &m, &job->a->threads[thread]);
 	else if (m.cols <= KERN_FEW_COLS && is_float(job->mat->dtype))
@@ -174,48 +185,74 @@ void cpu_q8_forget(struct accel *a, const float *x)
 		a->q8.src = NULL;
 }
 
-/* Multiples of the panel, so many that a late thread costs little, not so many that they are tiny. */
-static uint32_t rows_a_chunk(const struct accel *a, const struct kern_mul *m)
+/* Multiples of the panel, so many that a late thread costs little, not so many that they are tiny. `rows`:
+ * of all matrices of the set. */
+static uint32_t rows_a_chunk(const struct accel *a, const struct kern_mul *m, uint32_t rows)
 {
 	uint32_t threads = pool_n_threads(a->pool);
-	uint64_t chunks = (uint64_t)m->rows * m->row_bytes * m->cols / MIN_CHUNK_BYTES;
-	uint32_t rows;
+	uint64_t chunks = (uint64_t)rows * m->row_bytes * m->cols / MIN_CHUNK_BYTES;
 
 	if (threads == 1 || chunks <= 1)
-		return m->rows;
+		return rows;
 	if (chunks > (uint64_t)threads * CHUNKS_A_THREAD)
 		chunks = threads * CHUNKS_A_THREAD;
-	rows = (m->rows + (uint32_t)chunks - 1) / (uint32_t)chunks;
+	rows = (rows + (uint32_t)chunks - 1) / (uint32_t)chunks;
 	if (m->cols > KERN_FEW_COLS || rows >= 4 * KERN_PANEL)
 		return (rows + KERN_PANEL - 1) / KERN_PANEL * KERN_PANEL;
 	return (rows + 3) / 4 * 4;
 }
 
-void cpu_multiply(struct accel *a, const struct cpu_mat *mat, const float *x, size_t ldx, uint32_t n,
-		  float *y, size_t ldy)
+static struct mul_job make_job(struct accel *a, const struct cpu_product *p, const float *x, size_t ldx,
+			       uint32_t n)
 {
 	struct mul_job job = {
 	    .a = a,
-	    .mat = mat,
-	    .mul = {.w = mat->w,
-		    .row_bytes = accel_row_bytes(mat->dtype, mat->k),
-		    .rows = mat->rows,
-		    .k = mat->k,
+	    .mat = &p->mat,
+	    .mul = {.w = p->mat.w,
+		    .row_bytes = accel_row_bytes(p->mat.dtype, p->mat.k),
+		    .rows = p->mat.rows,
+		    .k = p->mat.k,
 		    .x = x,
 		    .ldx = ldx,
 		    .cols = n,
-		    .y = y,
-		    .ldy = ldy},
-	    .quant = kern_quant_find(a->kern->quants, mat->dtype),
+		    .y = p->y,
+		    .ldy = p->ldy},
+	    .quant = kern_quant_find(a->kern->quants, p->mat.dtype),
 	};
+
+	DCHECK(job.mul.row_bytes != 0);
+	job.columns = job.quant != NULL && n > KERN_FEW_COLS && job.quant->pack != NULL;
+	return job;
+}
+
+void cpu_multiply_all(struct accel *a, const struct cpu_product *products, uint32_t n_products,
+		      const float *x, size_t ldx, uint32_t n)
+{
+	struct mul_set set = {.n = n_products};
+	uint32_t rows = 0, chunks = 0;
 
 	if (n == 0)
 		return;
-	DCHECK(job.mul.row_bytes != 0);
-	if (job.quant != NULL) {
-		job.columns = n > KERN_FEW_COLS && job.quant->pack != NULL;
-		quantize_input(a, &job);
+	DCHECK(n_products > 0 && n_products <= CPU_PRODUCTS);
+	for (uint32_t i = 0; i < n_products; i++) {
+		set.jobs[i] = make_job(a, &products[i], x, ldx, n);
+		rows += products[i].mat.rows;
 	}
-	job.rows_a_chunk = rows_a_chunk(a, &job.mul);
-	pool_run(a->pool, multiply_chunk, &job, (mat->rows + job.rows_a_chunk - 1) / job.rows_a_chunk);
+	if (set.jobs[0].quant != NULL)
+		quantize_input(a, &set.jobs[0]);
+	rows = rows_a_chunk(a, &set.jobs[0].mul, rows);
+	for (uint32_t i = 0; i < n_products; i++) {
+		set.jobs[i].rows_a_chunk = rows;
+		set.jobs[i].first_chunk = chunks;
+		chunks += (products[i].mat.rows + rows - 1) / rows;
+	}
+	pool_run(a->pool, multiply_chunk, &set, chunks);
+}
+
+void cpu_multiply(struct accel *a, const struct cpu_mat *mat, const float *x, size_t ldx, uint32_t n,
+		  float *y, size_t ldy)
+{
+	struct cpu_product product = {.mat = *mat, .y = y, .ldy = ldy};
+
+	cpu_multiply_all(a, &product, 1, x, ldx, n);
 }

@@ -206,24 +206,50 @@ void cpu_finish(const struct accel *a, const struct cpu_mat *mat, uint32_t r0, u
 	}
 }
 
-static void op_matmul(struct accel *a, const struct model_op *op, uint32_t n_rows)
+static struct cpu_product product_of(const struct accel *a, const struct model_op *op)
 {
-	const struct cpu_buf *x = &a->bufs[op->src0], *y = &a->bufs[op->dst];
-	struct cpu_mat mat = {
-	    .w = accel_row(op->w, op->row0),
-	    .dtype = op->w->dtype,
-	    .rows = op->rows,
-	    .k = (uint32_t)op->w->ne[0],
-	    .bias = op->b != NULL ? (const float *)op->b->data + op->row0 : NULL,
-	    .scale = op->scale,
-	    .clamp = op->clamp,
-	    .softcap = op->softcap,
+	return (struct cpu_product){
+	    .mat = {.w = accel_row(op->w, op->row0),
+		    .dtype = op->w->dtype,
+		    .rows = op->rows,
+		    .k = (uint32_t)op->w->ne[0],
+		    .bias = op->b != NULL ? (const float *)op->b->data + op->row0 : NULL,
+		    .scale = op->scale,
+		    .clamp = op->clamp,
+		    .softcap = op->softcap},
+	    .y = a->bufs[op->dst].p,
+	    .ldy = a->bufs[op->dst].ld,
 	};
-
-	cpu_multiply(a, &mat, x->p, x->ld, n_rows, y->p, y->ld);
 }
 
-void cpu_run_op(struct accel *a, const struct model_op *op, const struct accel_batch *b, uint32_t n_rows)
+/* Whether `op` can share a round with the products ops[0, n): the same input, read by all of them, and
+ * results of its own. */
+static bool shares_input(const struct model_op *ops, uint32_t n, const struct model_op *op)
+{
+	if (op->kind != MODEL_OP_MATMUL || op->src0 != ops->src0 || op->w->dtype != ops->w->dtype)
+		return false;
+	for (uint32_t i = 0; i < n; i++)
+		if (ops[i].dst == op->dst)
+			return false;
+	return true;
+}
+
+static uint32_t op_matmuls(struct accel *a, const struct model_op *ops, uint32_t n, uint32_t n_rows)
+{
+	const struct cpu_buf *x = &a->bufs[ops->src0];
+	struct cpu_product products[CPU_PRODUCTS];
+	uint32_t i = 0;
+
+	do {
+		products[i] = product_of(a, &ops[i]);
+		i++;
+	} while (i < n && i < CPU_PRODUCTS && shares_input(ops, i, &ops[i]));
+	cpu_multiply_all(a, products, i, x->p, x->ld, n_rows);
+	return i;
+}
+
+uint32_t cpu_run_ops(struct accel *a, const struct model_op *op, uint32_t n, const struct accel_batch *b,
+		     uint32_t n_rows)
 {
 	struct op_arg arg = {.op = op, .b = b};
 
@@ -235,8 +261,7 @@ void cpu_run_op(struct accel *a, const struct model_op *op, const struct accel_b
 		cpu_run_rows(a, norm_rows, &arg, n_rows, op->width);
 		break;
 	case MODEL_OP_MATMUL:
-		op_matmul(a, op, n_rows);
-		break;
+		return op_matmuls(a, op, n, n_rows);
 	case MODEL_OP_ROPE:
 		cpu_run_rows(a, rope_rows, &arg, n_rows, op->width);
 		break;
@@ -260,4 +285,5 @@ void cpu_run_op(struct accel *a, const struct model_op *op, const struct accel_b
 		cpu_put_kv(a, op, n_rows);
 		break;
 	}
+	return 1;
 }

@@ -132,7 +132,13 @@ def check_accuracy():
 
 
 def check_accuracy_of_encoders():
-    """T5: continuations only. BERT: embeddings, and masked tokens."""
+    """T5: spans left out of the text, and of ids continuations only. BERT: embeddings, and masked tokens."""
+    spans = succeed('bench', 'accuracy', T5, '--limit', 640, '--prompts', 2, '--greedy', 6, '--json')
+    if spans['scored'] != 10 * 4 * 3 or any(not 20 < row['perplexity'] < 400 for row in spans['rows']):
+        raise h.Failed(f'{spans}')
+    masked = succeed('bench', 'accuracy', BERT, '--limit', 640, '--json')
+    if not 80 < masked['scored'] < 95 or any(not 20 < row['perplexity'] < 200 for row in masked['rows']):
+        raise h.Failed(f'{masked}')
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, 'ids')
         with open(path, 'w', encoding='ascii') as f:

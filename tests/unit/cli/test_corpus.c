@@ -14,29 +14,37 @@
 
 #define BOS 1
 
-static struct gguf *model;
+static struct gguf *model, *t5;
 static char path[] = "/tmp/penstock-corpus-XXXXXX";
 
-static int open_model(void **state)
+static struct gguf *open_file(const char *name)
 {
-	char name[512];
+	char file[512];
 	struct ps_err err = {{0}};
+	struct gguf *g = NULL;
 	const char *root = getenv("PENSTOCK_SOURCE_ROOT");
+
+	snprintf(file, sizeof(file), "%s/models/%s", root != NULL ? root : ".", name);
+	if (gguf_open(file, &g, &err) != 0)
+		fprintf(stderr, "%s\n", err.msg);
+	return g;
+}
+
+static int open_models(void **state)
+{
 	int fd = mkstemp(path);
 
 	(void)state;
-	snprintf(name, sizeof(name), "%s/models/demo-llama-f16.gguf", root != NULL ? root : ".");
-	if (fd < 0 || gguf_open(name, &model, &err) != 0) {
-		fprintf(stderr, "%s\n", err.msg);
-		return -1;
-	}
-	return close(fd);
+	model = open_file("demo-llama-f16.gguf");
+	t5 = open_file("demo-t5-f16.gguf");
+	return fd < 0 || model == NULL || t5 == NULL ? -1 : close(fd);
 }
 
-static int close_model(void **state)
+static int close_models(void **state)
 {
 	(void)state;
 	gguf_close(model);
+	gguf_close(t5);
 	return unlink(path);
 }
 
@@ -81,6 +89,23 @@ static void test_documents(void **state)
 	corpus_free(&one);
 	corpus_free(&two);
 	corpus_free(&both);
+}
+
+/* T5 has tokens for left-out spans, and an end behind a text; llama has neither. */
+static void test_sentinels(void **state)
+{
+	static const int32_t want[CORPUS_SENTINELS] = {3, 4, 5, 6, 7};
+	struct ps_err err = {{0}};
+	struct corpus c;
+
+	(void)state;
+	read_text(&c, "And it came to pass", true, 1000);
+	assert_false(c.has_sentinels);
+	corpus_free(&c);
+	assert_int_equal(corpus_read_text(&c, t5, path, true, 1000, &err), 0);
+	assert_true(c.has_sentinels && c.n_prefix == 0 && c.n_suffix == 1 && c.suffix[0] == 1);
+	assert_memory_equal(c.sentinels, want, sizeof(want));
+	corpus_free(&c);
 }
 
 static void test_limit(void **state)
@@ -140,11 +165,9 @@ static void test_refuses(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_documents),
-	    cmocka_unit_test(test_limit),
-	    cmocka_unit_test(test_ids),
-	    cmocka_unit_test(test_refuses),
+	    cmocka_unit_test(test_documents), cmocka_unit_test(test_sentinels), cmocka_unit_test(test_limit),
+	    cmocka_unit_test(test_ids),       cmocka_unit_test(test_refuses),
 	};
 
-	return cmocka_run_group_tests_name("cli-corpus", tests, open_model, close_model);
+	return cmocka_run_group_tests_name("cli-corpus", tests, open_models, close_models);
 }

@@ -97,15 +97,18 @@ static void test_value_options(void **state)
 
 	(void)state;
 	assert_true(deploy_ctx_option("run", "99", &ov));
+	assert_true(deploy_batch_option("run", "33", &ov));
 	assert_true(deploy_kv_option("run", "f16", &ov));
 	assert_true(deploy_wire_option("run", "q8", &ov));
 	if (deploy_load(NULL, &ov, false, &t, &err) != 0)
 		fail_msg("%s", err.msg);
 	assert_int_equal(t->model.context, 99);
+	assert_int_equal(t->model.max_batch_tokens, 33);
 	assert_int_equal(t->model.kv, TOPO_KV_F16);
 	assert_int_equal(t->wire.activations, TOPO_ACT_Q8);
 	topo_free(t);
 	assert_false(deploy_ctx_option("run", "0", &ov));
+	assert_false(deploy_batch_option("run", "65537", &ov));
 	assert_false(deploy_kv_option("run", "q8", &ov));
 	assert_false(deploy_wire_option("run", "q8_0", &ov));
 }

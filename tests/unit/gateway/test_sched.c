@@ -96,7 +96,8 @@ struct rig {
 	uint32_t n_under, rows_max, seqs_max;
 	uint32_t n_encoded[64]; /* rows of the encode pass by sequence id: none before it has come */
 	uint64_t now_ns;
-	bool mute; /* answers without the values that were asked for */
+	bool mute;              /* answers without the values that were asked for */
+	uint32_t narrow, extra; /* answers with rows of fewer elements, with more rows */
 };
 
 static const struct model_hparams llama = {
@@ -208,14 +209,14 @@ static int32_t expected_token(uint32_t seq_id, uint32_t pos)
 }
 
 /* Rows of results that a sequence of the batch gets. */
-static uint32_t n_results(const struct act *in, const struct act_seq *seq, uint32_t row)
+static uint32_t n_results(const struct rig *r, const struct act *in, const struct act_seq *seq, uint32_t row)
 {
-	uint32_t i, n = 0;
+	uint32_t i, n = r->extra;
 
 	if ((seq->flags & ACT_SEQ_ROWS) != 0)
-		return seq->n_tokens;
+		return seq->n_tokens + r->extra;
 	if ((seq->flags & ACT_SEQ_FILL) == 0)
-		return (seq->flags & ACT_SEQ_EMBED) != 0;
+		return (seq->flags & ACT_SEQ_EMBED) != 0 ? 1 + r->extra : 0;
 	for (i = 0; i < seq->n_tokens; i++)
 		n += ps_load32(in->tokens + (size_t)4 * (row + i)) == MASK;
 	return n;
@@ -264,7 +265,7 @@ static void answer_seqs(struct rig *r, const struct act *in, struct act *out)
 
 		act_seq_get(in, q, &seq);
 		check_seq(r, in, &seq, (const int32_t *)(const void *)(in->tokens + (size_t)4 * row));
-		n = n_results(in, &seq, row);
+		n = n_results(r, in, &seq, row);
 		for (k = 0; k < n && out->kind == ACT_VALUES; k++, at++) {
 			ps_store32(out->tokens + (size_t)4 * at, k + 100);
 			for (col = 0; col < out->width; col++) {
@@ -295,12 +296,13 @@ static void shape_answer(const struct rig *r, const struct act *in, const char *
 		struct act_seq seq;
 
 		act_seq_get(in, q, &seq);
-		out->n_rows += n_results(in, &seq, row);
+		out->n_rows += n_results(r, in, &seq, row);
 		row += seq.n_tokens;
 	}
 	if (out->n_rows > 0) {
 		out->kind = ACT_VALUES;
 		out->width = in->pass == ACT_PASS_FILL ? 2 * ACT_FILL_BEST : N_EMBD;
+		out->width -= r->narrow;
 	}
 	if (error != NULL) {
 		out->kind = ACT_ERROR;
@@ -712,20 +714,41 @@ static void test_what_models_cannot(void **state)
 	rig_fini(&r);
 }
 
-/* A pipeline that answers without the values is an error of the request, not a wait for ever. */
-static void test_values_missing(void **state)
+static void answered_wrong(struct rig *r, enum gw_task task, bool per_token)
 {
-	struct client a, b;
+	struct client a;
+
+	assert_int_equal(submit_task(r, &a, task, 9, per_token, NULL, NULL), 0);
+	pump(r);
+	assert_int_equal(answer(r, 0, NULL), 0);
+	assert_true(a.done && a.reason == GW_REASON_ERROR && a.n_rows == 0);
+	assert_non_null(strstr(a.error, "other values"));
+}
+
+/* A pipeline that answers without the values, with too narrow or with too many of them: the request ends
+ * with an error, nothing waits for ever, and nothing is read beyond the message. */
+static void test_wrong_values(void **state)
+{
+	static const struct {
+		bool mute;
+		uint32_t narrow, extra;
+	} faults[] = {{.mute = true}, {.narrow = 1}, {.extra = 1}};
+	struct client b;
 	struct rig r;
+	uint32_t i;
 
 	(void)state;
 	rig_open(&r, &bert, 2, 32, 1);
-	assert_int_equal(submit_task(&r, &a, GW_TASK_EMBED, 3, 0, NULL, NULL), 0);
-	pump(&r);
-	r.mute = true;
-	assert_int_equal(answer(&r, 0, NULL), 0);
-	assert_true(a.done && a.reason == GW_REASON_ERROR && a.n_rows == 0);
-	r.mute = false;
+	for (i = 0; i < 3; i++) {
+		r.mute = faults[i].mute;
+		r.narrow = faults[i].narrow;
+		r.extra = faults[i].extra;
+		answered_wrong(&r, GW_TASK_EMBED, false);
+		answered_wrong(&r, GW_TASK_EMBED, true);
+		if (r.extra == 0) /* how many masks there are is not counted again */
+			answered_wrong(&r, GW_TASK_FILL, false);
+	}
+	r.extra = 0;
 	assert_int_equal(submit_task(&r, &b, GW_TASK_EMBED, 3, 0, NULL, NULL), 0);
 	run_dry(&r, 0);
 	assert_true(b.done && b.reason == GW_REASON_STOP && b.n_rows == 1);
@@ -749,7 +772,7 @@ int main(void)
 	    cmocka_unit_test(test_values),
 	    cmocka_unit_test(test_whole_prompt_has_its_turn),
 	    cmocka_unit_test(test_what_models_cannot),
-	    cmocka_unit_test(test_values_missing),
+	    cmocka_unit_test(test_wrong_values),
 	};
 
 	return cmocka_run_group_tests_name("sched", tests, NULL, NULL);

@@ -381,7 +381,8 @@ static void test_gemma2(void **state)
 	assert_true(gr->ops[gr->n_ops - 1].softcap == 2.5f);
 	assert_true(near(gr->ops[0].scale, sqrt(FAM_D)));
 	assert_int_equal(fam_op(gr, MODEL_OP_GLU, 0)->act, MODEL_ACT_GELU_TANH);
-	assert_false(fam_op(gr, MODEL_OP_ROPE, 0)->rope_swa);
+	assert_true(fam_op(gr, MODEL_OP_ROPE, 0)->rope_swa && !fam_op(gr, MODEL_OP_ROPE, 2)->rope_swa);
+	assert_memory_equal(&gr->hp.rope_swa, &gr->hp.rope, sizeof(gr->hp.rope));
 	assert_string_equal(fam_op(gr, MODEL_OP_NORM, 1)->w->name, "blk.0.post_attention_norm.weight");
 	assert_string_equal(fam_op(gr, MODEL_OP_NORM, 3)->w->name, "blk.0.post_ffw_norm.weight");
 	model_graph_free(gr);
@@ -458,6 +459,33 @@ static void test_gemma3(void **state)
 	assert_int_equal(fam_op(gr, MODEL_OP_NORM, 2)->n_heads, FAM_KV);
 	model_graph_free(gr);
 	gguf_close(g);
+}
+
+/* A base for the blocks that slide; OLMo's key is read by nobody. */
+static void test_swa_bases(void **state)
+{
+	static const struct {
+		const struct family *f;
+		float want;
+	} cases[] = {{&fam_gemma2, 500}, {&fam_gemma3, 500}, {&fam_olmo2, 10000}};
+
+	(void)state;
+	for (size_t i = 0; i < COUNT(cases); i++) {
+		struct model_hparams hp;
+		struct gguf *g;
+		struct gw w;
+		char key[64];
+
+		fam_write(&w, cases[i].f, NULL);
+		snprintf(key, sizeof(key), "%s.rope.freq_base_swa", cases[i].f->arch);
+		gw_kv_f32(&w, key, 500);
+		g = gw_open_good(&w);
+		assert_int_equal(model_read_hparams(g, &hp, NULL), 0);
+		assert_true(hp.rope_swa.freq_base == cases[i].want);
+		assert_true(hp.rope.freq_base != 500);
+		gguf_close(g);
+		gw_free(&w);
+	}
 }
 
 /* The pattern as a key: a period, or a bool a block. */
@@ -697,11 +725,12 @@ int main(void)
 	    cmocka_unit_test(test_operations),      cmocka_unit_test(test_missing_tensors),
 	    cmocka_unit_test(test_foreign_tensors), cmocka_unit_test(test_known_leftovers),
 	    cmocka_unit_test(test_gemma2),          cmocka_unit_test(test_attn_scale),
-	    cmocka_unit_test(test_gemma3),          cmocka_unit_test(test_window_patterns),
-	    cmocka_unit_test(test_olmo2),           cmocka_unit_test(test_ignored_windows),
-	    cmocka_unit_test(test_alibi),           cmocka_unit_test(test_mpt_variant),
-	    cmocka_unit_test(test_fused),           cmocka_unit_test(test_parallel),
-	    cmocka_unit_test(test_stablelm),        cmocka_unit_test(test_epsilons),
+	    cmocka_unit_test(test_gemma3),          cmocka_unit_test(test_swa_bases),
+	    cmocka_unit_test(test_window_patterns), cmocka_unit_test(test_olmo2),
+	    cmocka_unit_test(test_ignored_windows), cmocka_unit_test(test_alibi),
+	    cmocka_unit_test(test_mpt_variant),     cmocka_unit_test(test_fused),
+	    cmocka_unit_test(test_parallel),        cmocka_unit_test(test_stablelm),
+	    cmocka_unit_test(test_epsilons),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -294,6 +294,44 @@ static void test_mixed_element_types(void **state)
 	close_chain(&f32);
 }
 
+/* Activations beyond float16 go out as its largest value, and are counted; the residual stream keeps what it
+ * is given, so a large input makes them. */
+static void test_too_large_for_the_wire(void **state)
+{
+	const struct part p = {.slot = 0, .pos = 0, .n = 2, .tokens = prompt_a};
+	float row[128], out[2 * 128]; /* [128], [2, 128] */
+	struct stage_core_stats st;
+	struct ps_err err;
+	struct chain c;
+	struct act a;
+	uint8_t *hop_tx;
+	uint32_t i;
+	size_t len;
+
+	(void)state;
+	open_chain_of(&c, 3, "cpu", false, ACT_F16);
+	len = write_batch(c.buf[0], c.cap, &p, 1);
+	stage_core_run(c.cores[0], c.buf[0], len, 1, c.buf[1], &len, &hop_tx);
+	assert_int_equal(act_parse(c.buf[1], len, &a, &err), 0);
+	a.dtype = ACT_F32;
+	assert_int_equal(act_begin(&a, c.buf[0], c.cap), 0);
+	act_seq_put(&a, 0, &(struct act_seq){.n_tokens = 2});
+	memcpy(a.tokens, prompt_a, 8);
+	for (i = 0; i < 128; i++)
+		row[i] = i < 100 ? 1.0f : 1e6f;
+	act_encode(ACT_F32, row, 1, 128, a.payload);
+	act_encode(ACT_F32, row, 1, 128, a.payload + sizeof(row));
+	stage_core_run(c.cores[1], c.buf[0], a.len, 1, c.buf[1], &len, &hop_tx);
+	assert_int_equal(act_parse(c.buf[1], len, &a, &err), 0);
+	assert_true(a.kind == ACT_HIDDEN && a.dtype == ACT_F16);
+	act_decode(a.dtype, a.payload, 2, 128, out);
+	for (i = 0; i < 2 * 128; i++)
+		assert_true(i % 128 < 100 ? out[i] < 60000 : out[i] == 65504);
+	stage_core_stats(c.cores[1], &st);
+	assert_int_equal(st.cut_values, 2 * 28);
+	close_chain(&c);
+}
+
 /* Two sequences that share batches give what each gives alone, to the bit. */
 static void test_interleaved_sequences(void **state)
 {
@@ -639,6 +677,7 @@ int main(void)
 	    cmocka_unit_test(test_any_cut_is_bit_identical),
 	    cmocka_unit_test(test_element_types_on_the_wire),
 	    cmocka_unit_test(test_mixed_element_types),
+	    cmocka_unit_test(test_too_large_for_the_wire),
 	    cmocka_unit_test(test_interleaved_sequences),
 	    cmocka_unit_test(test_pieces_and_reuse),
 	    cmocka_unit_test(test_hops),
