@@ -59,8 +59,7 @@ def check_usage(*args):
 def check_inspect(path):
     """Architecture, shape and the weight of each block."""
     text = ok('inspect', path)
-    with open(path.removesuffix('-f16.gguf') + '.expected.json', encoding='utf-8') as f:
-        family = json.load(f)['family']
+    family = os.path.basename(path).split('-')[1]  # demo-FAMILY-TYPE.gguf
     for word in (family, 'F16'):
         if word not in text:
             raise h.Failed(f'{word!r} is not in {text[:2000]!r}')

@@ -207,12 +207,9 @@ def check_case(path, case):
 
 
 def check_chat():
-    """A prompt in a named template is the text that tokenize makes of it; a file without one is said."""
+    """A prompt in a named template is that text; a file without a template is said, with the names."""
     refused('--model', model('llama'), '--chat', '--prompt', 'x', expect=['chatml', 'zephyr'])
-    status, out, err = h.penstock('tokenize', model('llama'), '--chat', 'llama2', stdin=b'Who was Moses?')
-    if status != 0:
-        raise h.Failed(err)
-    ids = json.loads(out)
+    ids = tokens_of('llama', '[INST] Who was Moses? [/INST]')
     with runs.nothing_left():
         plain, _ = runs.run('--prompt-ids', ','.join(map(str, ids)), '--temperature', 0, '--tokens', TOKENS)
         chat, _ = runs.run('--chat', 'llama2', '--prompt', 'Who was Moses?', '--temperature', 0, '--tokens', TOKENS)
