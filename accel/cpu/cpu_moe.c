@@ -64,17 +64,32 @@ static uint32_t gather(struct accel *a, const struct model_op *op, uint32_t expe
 	return n;
 }
 
+static void act_rows(struct accel *a, const void *arg, uint32_t row, uint32_t end)
+{
+	const struct model_op *op = arg;
+	struct cpu_moe *moe = &a->moe;
+
+	for (uint32_t i = row; i < end; i++)
+		a->kern->act(op->act, cpu_row(&moe->gate, i), cpu_row(&moe->up, i), (uint32_t)op->w_up->ne[1],
+			     cpu_row(&moe->gate, i));
+}
+
 static void add_expert(struct accel *a, const struct model_op *op, uint32_t expert, uint32_t n)
 {
 	struct cpu_moe *moe = &a->moe;
-	struct cpu_mat gate = expert_matrix(op->w_gate, expert), up = expert_matrix(op->w_up, expert);
+	struct cpu_product in[2] = {
+	    {.mat = expert_matrix(op->w_gate, expert), .y = moe->gate.p, .ldy = moe->gate.ld},
+	    {.mat = expert_matrix(op->w_up, expert), .y = moe->up.p, .ldy = moe->up.ld},
+	};
 	struct cpu_mat down = expert_matrix(op->w_down, expert);
 
-	cpu_multiply(a, &gate, moe->in.p, moe->in.ld, n, moe->gate.p, moe->gate.ld);
-	cpu_multiply(a, &up, moe->in.p, moe->in.ld, n, moe->up.p, moe->up.ld);
-	for (uint32_t i = 0; i < n; i++)
-		a->kern->act(op->act, cpu_row(&moe->gate, i), cpu_row(&moe->up, i), gate.rows,
-			     cpu_row(&moe->gate, i));
+	if (in[0].mat.dtype == in[1].mat.dtype) {
+		cpu_multiply_all(a, in, 2, moe->in.p, moe->in.ld, n);
+	} else {
+		cpu_multiply_all(a, &in[0], 1, moe->in.p, moe->in.ld, n);
+		cpu_multiply_all(a, &in[1], 1, moe->in.p, moe->in.ld, n);
+	}
+	cpu_run_rows(a, act_rows, op, n, in[0].mat.rows * 4);
 	cpu_q8_forget(a, moe->gate.p);
 	cpu_multiply(a, &down, moe->gate.p, moe->gate.ld, n, moe->out.p, moe->out.ld);
 	for (uint32_t i = 0; i < n; i++) {
