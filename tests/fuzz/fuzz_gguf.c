@@ -4,8 +4,7 @@
  * graphs built for it, its vocabulary loaded and used, and a model that is
  * accepted is run on both back ends. Whatever the bytes are, it ends in time,
  * without a bad access, without more memory than a small multiple of the file,
- * and an error names what is wrong. Built as a program of its own (see driver.c)
- * and, with clang, as a libFuzzer target.
+ * and an error names what is wrong. driver.c calls it.
  */
 #include <errno.h>
 #include <stdint.h>
