@@ -11,7 +11,8 @@
  * with add_special (which adds the BOS that the file asks for) and parse_special
  * (so that the markers become their tokens). Between the turns of a conversation it holds
  * those that the template puts there. Text of a message that spells a marker
- * becomes that marker.
+ * becomes that marker. A system message that some templates add where there is
+ * none (Qwen's) is left to the caller.
  */
 #include <stdbool.h>
 #include <stddef.h>

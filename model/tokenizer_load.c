@@ -311,7 +311,7 @@ static int load_kind(const struct gguf *g, enum tok_kind *kind_out, struct ps_er
 	    [TOK_SPM] = "llama", [TOK_BPE] = "gpt2", [TOK_WPM] = "bert", [TOK_UGM] = "t5"};
 	struct gguf_str model;
 
-	if (!gguf_get_str(g, KEY("model"), &model) || str_is(model, "no_vocab"))
+	if (!gguf_get_str(g, KEY("model"), &model) || str_is(model, "no_vocab") || str_is(model, "none"))
 		return ps_err_set(err, -ENOENT, "%s: the file has no vocabulary (%s)", gguf_path(g),
 				  KEY("model"));
 	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)

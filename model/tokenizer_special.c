@@ -31,6 +31,10 @@ static const char *const eog_names[] = {
     "[EOS]",
     "<eos>",
     "</s>",
+    /* Of code models, between files. */
+    "<|fim_pad|>",
+    "<|repo_name|>",
+    "<|file_sep|>",
     /* DeepSeek's, with U+FF5C and U+2581. */
     "<\xef\xbd\x9c"
     "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",

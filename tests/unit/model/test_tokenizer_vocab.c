@@ -400,6 +400,9 @@ static void test_refused_models(void **state)
 	vocab_file_str(&f, KEY("model"), "no_vocab");
 	refuse(&f, -ENOENT, "no vocabulary");
 	vocab_file_init(&f);
+	vocab_file_str(&f, KEY("model"), "none");
+	refuse(&f, -ENOENT, "no vocabulary");
+	vocab_file_init(&f);
 	vocab_file_str(&f, KEY("model"), "rwkv");
 	refuse(&f, -ENOTSUP, "llama, gpt2, bert, t5");
 	vocab_file_init(&f);
