@@ -256,6 +256,7 @@ static void cpu_close(struct accel *a)
 	accel_host_free(a->q8.x, a->q8.n, sizeof(*a->q8.x));
 	fini_rope(a);
 	cpu_attention_fini(a);
+	cpu_k_fini(a);
 	accel_kv_fini(&a->kv);
 	accel_slots_fini(&a->slots);
 	if (a->pool != NULL)
@@ -268,7 +269,7 @@ static int init_memory(struct accel *a, const struct accel_open_args *args, stru
 	if (accel_slots_init(&a->slots, args) == 0) {
 		measure(a);
 		if (accel_kv_init(&a->kv, a->graph, args) == 0 && init_bufs(a) == 0 && init_moe(a) == 0 &&
-		    init_q8(a) == 0 && init_threads(a) == 0 && init_rope(a) == 0 &&
+		    init_q8(a) == 0 && init_threads(a) == 0 && cpu_k_init(a) == 0 && init_rope(a) == 0 &&
 		    cpu_attention_init(a) == 0)
 			return 0;
 	}
@@ -318,7 +319,7 @@ static void run(struct accel *a, const struct model_graph *g, const struct accel
 {
 	uint32_t n_rows = b->n_tokens, n_embd = g->buf_width[MODEL_BUF_X];
 
-	a->q8.src = NULL;
+	a->q8.src = a->k.src = NULL;
 	for (uint32_t r = 0; !g->has_embed && r < n_rows; r++)
 		memcpy(cpu_row(&a->bufs[MODEL_BUF_X], r), b->x_in + (size_t)r * n_embd,
 		       n_embd * sizeof(float));

@@ -40,6 +40,16 @@ struct cpu_q8 {
 	uint32_t cols, k;
 };
 
+/* The same for weights of the K types, which need another rounding. */
+struct cpu_k {
+	struct kern_k_act *acts; /* [blocks of the longest row, columns of the batch] */
+	uint8_t *scratch;        /* [threads, scratch_bytes] panels */
+	uint64_t n_acts;
+	size_t scratch_bytes;
+	const float *src;
+	uint32_t cols, k;
+};
+
 struct cpu_moe {
 	struct cpu_buf logits;   /* [max_tokens, n_experts] then the weight of each expert, 0 if unused */
 	struct cpu_buf in;       /* [max_tokens, n_embd] rows of one expert, gathered */
@@ -78,6 +88,7 @@ struct accel {
 	struct cpu_buf embed2;               /* [max_tokens, n_embd] position embeddings, if there are */
 	struct cpu_thread *threads;          /* [pool threads] */
 	struct cpu_q8 q8;
+	struct cpu_k k;
 	struct cpu_moe moe;
 	struct cpu_rope rope[2];  /* hp.rope, hp.rope_swa */
 	struct cpu_block *blocks; /* [max_tokens] scratch of attention */
@@ -121,6 +132,13 @@ void cpu_multiply(struct accel *a, const struct cpu_mat *mat, const float *x, si
 		  float *y, size_t ldy);
 /* To be said of every buffer that anything was written to since it was the input of a product. */
 void cpu_q8_forget(struct accel *a, const float *x);
+/* Memory for products with K types, if there are any; not 0: there is none left. */
+int ps_warn_unused cpu_k_init(struct accel *a);
+void cpu_k_fini(struct accel *a);
+/* Rounds the input of a product, unless that is what stands there. */
+void cpu_k_round(struct accel *a, const struct kern_mul *m);
+/* Rows of a product whose input was rounded. */
+void cpu_k_multiply(struct accel *a, kern_k_mul_fn *fn, const struct kern_mul *m, uint32_t thread);
 void cpu_moe(struct accel *a, const struct model_op *op, uint32_t n_rows);
 void cpu_attention(struct accel *a, const struct model_op *op, uint32_t n_rows);
 /* Writes the rows' keys and values to the cache of an ATTN or CROSS_KV operation. */

@@ -16,6 +16,7 @@ struct mul_job {
 	const struct cpu_mat *mat;
 	struct kern_mul mul;            /* of all rows */
 	const struct kern_quant *quant; /* NULL: the product is one of floats */
+	kern_k_mul_fn *k_mul;           /* of a K type, else NULL */
 	bool columns;                   /* of kern_q8: in columns, and the weights are packed */
 	uint32_t rows_a_chunk;
 	uint32_t first_chunk; /* of the set's chunks */
@@ -133,6 +134,8 @@ static void multiply_chunk(void *ctx, uint32_t chunk, uint32_t thread)
 	m = rows_of(&job->mul, r0, r0 + (left < job->rows_a_chunk ? left : job->rows_a_chunk));
 	if (job->quant != NULL)
 		multiply_quant(job, &m, &job->a->threads[thread]);
+	else if (job->k_mul != NULL)
+		cpu_k_multiply(job->a, job->k_mul, &m, thread);
 	else if (m.cols <= KERN_FEW_COLS && is_float(job->mat->dtype))
 		multiply_few(job->a->kern, job->mat->dtype, &m);
 	else
@@ -183,6 +186,8 @@ void cpu_q8_forget(struct accel *a, const float *x)
 {
 	if (a->q8.src == x)
 		a->q8.src = NULL;
+	if (a->k.src == x)
+		a->k.src = NULL;
 }
 
 /* Multiples of the panel, so many that a late thread costs little, not so many that they are tiny. `rows`:
@@ -218,6 +223,7 @@ static struct mul_job make_job(struct accel *a, const struct cpu_product *p, con
 		    .y = p->y,
 		    .ldy = p->ldy},
 	    .quant = kern_quant_find(a->kern->quants, p->mat.dtype),
+	    .k_mul = kern_k_find(a->kern->k, p->mat.dtype),
 	};
 
 	DCHECK(job.mul.row_bytes != 0);
@@ -240,6 +246,8 @@ void cpu_multiply_all(struct accel *a, const struct cpu_product *products, uint3
 	}
 	if (set.jobs[0].quant != NULL)
 		quantize_input(a, &set.jobs[0]);
+	else if (set.jobs[0].k_mul != NULL)
+		cpu_k_round(a, &set.jobs[0].mul);
 	rows = rows_a_chunk(a, &set.jobs[0].mul, rows);
 	for (uint32_t i = 0; i < n_products; i++) {
 		set.jobs[i].rows_a_chunk = rows;

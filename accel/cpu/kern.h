@@ -4,7 +4,7 @@
 /*
  * The inner loops of the cpu back end, one table of them for each instruction
  * set, compiled from the same source (kern_mul.inc, kern_rows.inc, kern_attn.inc) with other vector types.
- * No memory of their own, no threads. Products of quantized weights: kern_quant.h.
+ * No memory of their own, no threads. Products of quantized weights: kern_quant.h, kern_k.h.
  *
  * The order of every sum is fixed and the same in all functions of a table:
  * a dot product over k keeps one vector of partial sums, lane l takes elements
@@ -19,6 +19,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "accel/cpu/kern_k.h"
 #include "accel/cpu/kern_quant.h"
 #include "accel/host.h"
 #include "base/err.h"
@@ -92,6 +93,7 @@ struct kern {
 	void (*expand_bf16)(const uint8_t *w, uint32_t k, float *dst);
 	void (*mul_panel)(const struct kern_mul *m, const float *panel, size_t ldp, float *sums);
 	const struct kern_quants *quants;
+	const struct kern_k *k; /* the K types, see kern_k.h */
 
 	/* n need not be a multiple of anything; bias may be NULL. */
 	void (*norm)(enum model_norm kind, const float *x, const float *w, const float *bias, uint32_t n,

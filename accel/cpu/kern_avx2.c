@@ -104,6 +104,7 @@ const struct kern kern_avx2 = {
     .expand_bf16 = expand_bf16,
     .mul_panel = mul_panel,
     .quants = &kern_quants_avx2,
+    .k = &kern_k_avx2,
     .norm = norm,
     .add = add,
     .act = act,

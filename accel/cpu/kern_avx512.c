@@ -99,13 +99,15 @@ static inline void vf_reduce4(vf a, vf b, vf c, vf d, float *out)
 #include "accel/cpu/kern_attn.inc"
 
 #ifdef KERN_AVX512_VNNI
-#define TABLE  kern_avx512_vnni
-#define ISA    "avx512f+bw+dq+vl+vnni"
-#define QUANTS kern_quants_vnni
+#define TABLE   kern_avx512_vnni
+#define ISA     "avx512f+bw+dq+vl+vnni"
+#define QUANTS  kern_quants_vnni
+#define K_TYPES kern_k_avx512_vnni
 #else
-#define TABLE  kern_avx512
-#define ISA    "avx512f+bw+dq+vl"
-#define QUANTS kern_quants_avx2
+#define TABLE   kern_avx512
+#define ISA     "avx512f+bw+dq+vl"
+#define QUANTS  kern_quants_avx2
+#define K_TYPES kern_k_avx512
 #endif
 
 const struct kern TABLE = {
@@ -120,6 +122,7 @@ const struct kern TABLE = {
     .expand_bf16 = expand_bf16,
     .mul_panel = mul_panel,
     .quants = &QUANTS,
+    .k = &K_TYPES,
     .norm = norm,
     .add = add,
     .act = act,

@@ -141,6 +141,7 @@ const struct kern kern_portable = {
     .expand_bf16 = expand_bf16,
     .mul_panel = mul_panel,
     .quants = &kern_quants_portable,
+    .k = &kern_k_portable,
     .norm = norm,
     .add = add,
     .act = act,
