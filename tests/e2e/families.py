@@ -8,6 +8,7 @@ what `penstock eval` gives with the same types in one process; and so is what ea
 architecture of the conformance cases gives over two stages. Prompts that cannot be
 served, and requests that the model is not for, end with a text that says what mends it.
 """
+import contextlib
 import glob
 import json
 import os
@@ -206,6 +207,35 @@ def check_case(path, case):
             raise h.Failed(f'got {result["token_ids"]}, expected {line.decode()}')
 
 
+@contextlib.contextmanager
+def with_template(template):
+    """The llama demo model with a chat template in it: one more key, of a length that moves all by whole alignments."""
+    with open(model('llama'), 'rb') as f:
+        magic, version, n_tensors, n_keys = struct.unpack('<4sIQQ', f.read(24))
+        rest = f.read()
+    name = b'tokenizer.chat_template'
+    text = template.encode() + b' ' * (-(8 + len(name) + 4 + 8 + len(template.encode())) % 32)
+    key = struct.pack('<Q', len(name)) + name + struct.pack('<IQ', 8, len(text)) + text
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, 'chat.gguf')
+        with open(path, 'wb') as f:
+            f.write(struct.pack('<4sIQQ', magic, version, n_tensors, n_keys + 1) + key + rest)
+        yield path
+
+
+def check_own_template():
+    """--chat alone takes the file's template; one that is not known is said, with names to ask for."""
+    options = ('--prompt', 'Who was Moses?', '--temperature', 0, '--tokens', TOKENS)
+    with runs.nothing_left():
+        named, _ = runs.run('--chat', 'chatml', *options)
+        with with_template("{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' }}") as path:
+            own, _ = runs.run('--model', path, '--chat', *options)
+    if own != named or not own.strip():
+        raise h.Failed(f'got {own!r}, expected {named!r}')
+    with with_template('{{ bos_token }}Q: {{ m.content }} A:') as path:
+        refused('--model', path, '--chat', '--prompt', 'x', expect=['none that is known', 'llama3'])
+
+
 def check_chat():
     """A prompt in a named template is that text; a file without a template is said, with the names."""
     refused('--model', model('llama'), '--chat', '--prompt', 'x', expect=['chatml', 'zephyr'])
@@ -241,6 +271,7 @@ def main():
     tap.check('the end of the context', check_context_end)
     tap.check('what models cannot do', check_wrong_asks)
     tap.check('chat', check_chat)
+    tap.check('chat in the template of the file', check_own_template)
     for arch, (path, case) in cases().items():
         tap.check(f'{arch}, 2 stages', check_case, path, case)
     return tap.end()
