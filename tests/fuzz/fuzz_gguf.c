@@ -70,9 +70,10 @@ static void check_memory(size_t file_bytes, const char *what)
 static void check_error(int rc, const struct ps_err *err, const char *path, const char *what)
 {
 	static const char *const named[] = {
-	    "key '",          "tensor '",        "tokenizer.ggml.", "general.",         "GGUF",
-	    "empty",          "cannot fit",      "inside",          "name of key",      "tensor",
-	    "architecture '", "attention heads", "embedding of",    "rotated elements", "_token"};
+	    "keys '", "key '",          "tensor '",        "tokenizer.ggml.", "general.",
+	    "GGUF",   "empty",          "cannot fit",      "inside",          "name of key",
+	    "tensor", "architecture '", "attention heads", "embedding of",    "rotated elements",
+	    "_token"};
 	const char *text = err->msg;
 
 	CHECK(rc < 0);
