@@ -37,7 +37,8 @@ struct accel_caps {
 };
 
 /* Elements of the KV cache. Q8_0: blocks of 32 along a head with a float16 scale; the last of a head that is
- * no multiple of 32 is padded. Keys and values are rounded once, when they are appended. */
+ * no multiple of 32 is padded. Keys and values are rounded once, when they are appended; those of
+ * attention without causality, which are kept for one batch only, are not. */
 enum accel_kv_dtype { ACCEL_KV_F32, ACCEL_KV_F16, ACCEL_KV_Q8_0 };
 
 /*

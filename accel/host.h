@@ -90,7 +90,8 @@ struct accel_kv {
 	uint32_t n_blocks, block_first;
 	enum accel_kv_dtype dtype;
 	/* Attention without causality needs keys and values of the batch in flight only, so one
-	 * cache serves all such blocks: a slot, in which each sequence begins with a tile of its own. */
+	 * cache serves all such blocks: a slot, in which each sequence begins with a tile of its own. It
+	 * keeps nothing, so that fewer bits would save little: it is always float32. */
 	uint8_t *batch_k, *batch_v;
 	uint32_t batch_tiles;
 	uint64_t batch_k_bytes, batch_v_bytes;

@@ -80,7 +80,7 @@ static void cache_fini(struct accel_kv_cache *c)
 /* The cache of one batch is as large as the largest block wants it. */
 static void measure_batch(struct accel_kv *kv, const struct model_op *op)
 {
-	struct accel_kv_cache c = cache_shape(kv->dtype, op, 1, kv->batch_tiles);
+	struct accel_kv_cache c = cache_shape(ACCEL_KV_F32, op, 1, kv->batch_tiles);
 	uint64_t k = cache_tiles(&c) * c.k_tile, v = cache_tiles(&c) * c.v_tile;
 
 	kv->batch_k_bytes = k > kv->batch_k_bytes ? k : kv->batch_k_bytes;
@@ -180,7 +180,7 @@ struct accel_kv_cache accel_kv_of(const struct accel_kv *kv, const struct model_
 		return kv->blocks[op->layer - kv->block_first].cross;
 	if (op->causal)
 		return kv->blocks[op->layer - kv->block_first].self;
-	c = cache_shape(kv->dtype, op, 1, kv->batch_tiles);
+	c = cache_shape(ACCEL_KV_F32, op, 1, kv->batch_tiles);
 	c.k = kv->batch_k;
 	c.v = kv->batch_v;
 	return c;

@@ -155,6 +155,24 @@ static void test_kv_types_differ(void **state)
 	}
 }
 
+/* What an encoder keeps for one batch only is not rounded. */
+static void test_encoders_are_exact(void **state)
+{
+	static const char *const devices[] = {"cpu", "cpu-ref"};
+	const struct toy_spec *spec = &toy_families[6];
+
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		struct cut exact = {ACCEL_KV_F32, 1, 1, TOY_LONG}, q8 = {ACCEL_KV_Q8_0, 1, 1, TOY_LONG};
+		float *want = outputs_of(spec, devices[i], MODEL_PASS_MAIN, &exact);
+		float *got = outputs_of(spec, devices[i], MODEL_PASS_MAIN, &q8);
+
+		assert_memory_equal(got, want, n_outputs(spec, MODEL_PASS_MAIN) * sizeof(float));
+		free(want);
+		free(got);
+	}
+}
+
 static void check_invariant(const struct toy_spec *spec, const char *device, enum model_pass pass,
 			    enum accel_kv_dtype kv)
 {
@@ -489,6 +507,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(test_cpu_equals_reference),
 	    cmocka_unit_test(test_kv_types_differ),
+	    cmocka_unit_test(test_encoders_are_exact),
 	    cmocka_unit_test(test_invariance),
 	    cmocka_unit_test(test_whole_batches),
 	    cmocka_unit_test(test_cross_attention),
