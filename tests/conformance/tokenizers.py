@@ -68,6 +68,9 @@ def check_vocabulary(tap, name):
     if not found:
         return
     vocabulary, pairs = found
+    if h.SLOWER > 1:
+        # Loading a large vocabulary takes a second there; the unit tests encode all texts in one process.
+        pairs = pairs[::5]
     for number, (text, ids) in enumerate(pairs):
         tap.check(f'{name} encode {number}', check_encode, vocabulary, text, ids, '--no-special')
     if name == 'bert-bge':
