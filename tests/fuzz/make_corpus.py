@@ -23,7 +23,8 @@ OUT = os.path.join(HERE, 'corpus')
 
 FAMILIES = ('bert-mean bert-none bloom-h6 falcon-40b-style falcon-7b-style gemma gemma2 gemma3 gpt2-odd gptneox-par gptneox-seq '
             'llama-fusedqkv llama-linear llama-moe llama-ropefreqs llama-yarn mpt-clamp-bias nomic-bert olmo2-swa phi2-split '
-            'phi3-longrope qwen2 qwen3 stablelm stablelm-par starcoder starcoder2 t5-gated t5encoder q-gpt2-Q4_K q-llama-Q8_0').split()
+            'phi3-longrope qwen2 qwen3 stablelm stablelm-par starcoder starcoder2 t5-gated t5encoder q-gpt2-BF16 q-gpt2-IQ4_NL '
+            'q-gpt2-Q2_K q-gpt2-Q4_K q-llama-Q5_1 q-llama-Q8_0').split()
 VOCABS = ('llama', 'gpt2', 'bert', 't5')
 
 

@@ -250,6 +250,15 @@ static size_t move_bytes(uint8_t *data, size_t len, size_t cap, size_t header, u
 	}
 }
 
+/* Other tensor data: infinities and NaNs, or anything. What is computed from it must stay in bounds. */
+static void fill_data(uint8_t *data, size_t len, size_t header, uint64_t *state)
+{
+	bool random = below(state, 2) == 0;
+
+	for (size_t i = header; i < len; i++)
+		data[i] = random ? (uint8_t)mutate_random(state) : 0xff;
+}
+
 static size_t mutate_once(struct walk *w, uint8_t *data, size_t len, size_t cap, uint64_t *state)
 {
 	size_t header = w->header_end > 0 && w->header_end < len ? w->header_end : len;
@@ -264,6 +273,9 @@ static size_t mutate_once(struct walk *w, uint8_t *data, size_t len, size_t cap,
 	case 3:
 	case 4:
 		data[below(state, header)] ^= (uint8_t)(1u << below(state, 8));
+		return len;
+	case 6:
+		fill_data(data, len, header, state);
 		return len;
 	case 5:
 		data[below(state, len)] = (uint8_t)mutate_random(state);
