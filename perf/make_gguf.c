@@ -445,6 +445,20 @@ static int write_all(FILE *f, const struct spec *s, const struct plan *p, const 
 	return rc;
 }
 
+/* Out of the page cache, where writing has left it in small pages: who maps it next gets it in large ones
+ * (see gguf.c), as after a restart. Small models have no use for them. */
+#define FORGET_FROM_BYTES (64u << 20)
+
+static int forget_pages(FILE *f, uint64_t bytes)
+{
+	if (bytes < FORGET_FROM_BYTES)
+		return 0;
+	if (fflush(f) != 0 || fdatasync(fileno(f)) != 0)
+		return -errno;
+	(void)posix_fadvise(fileno(f), 0, 0, POSIX_FADV_DONTNEED);
+	return 0;
+}
+
 /* Through a temporary name: who maps the old file keeps it, and an interrupted run leaves no torn
  * model under the name that was asked for. */
 static int write_file(const struct spec *s, const struct plan *p, const char *head, size_t head_len,
@@ -465,6 +479,8 @@ static int write_file(const struct spec *s, const struct plan *p, const char *he
 		rc = 0;
 	if (rc == 0)
 		rc = write_all(f, s, p, head, head_len);
+	if (rc == 0)
+		rc = forget_pages(f, p->bytes);
 	if (fclose(f) != 0 && rc == 0)
 		rc = -errno;
 	if (rc == 0 && rename(tmp, s->out) != 0)
