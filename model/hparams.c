@@ -178,8 +178,12 @@ static void read_task(struct model_keys *r, const struct model_arch *arch, struc
 
 	hp->task = arch->task;
 	hp->decoder_start = -1;
-	if (arch->bidirectional)
-		model_keys_bool(r, "attention.causal", &causal);
+	model_keys_bool(r, "attention.causal", &causal);
+	if (!causal && !arch->bidirectional)
+		model_keys_fail(r, -ENOTSUP,
+				"key '%s.attention.causal' is false: a model of architecture %s whose tokens "
+				"all see each other is not supported",
+				r->arch, r->arch);
 	hp->causal = causal;
 	if (arch->task == MODEL_TASK_EMBED) {
 		model_keys_u32(r, "pooling_type", MODEL_POOL_NONE, MODEL_POOL_LAST, &pooling);

@@ -454,6 +454,25 @@ static void test_refused_experts(void **state)
 	assert_refused(&w, -ENOTSUP, "qwen2.expert_count");
 }
 
+/* Embedding models made of generating ones; computed as their family is, they would give other numbers. */
+static void test_refused_without_causality(void **state)
+{
+	const struct gw_model m = {.n_layers = 1, .dtype = GGUF_DT_F32};
+	struct model_rope_params p;
+	struct gguf *g;
+	struct gw w;
+
+	(void)state;
+	gw_llama(&w, &m);
+	gw_kv_bool(&w, "llama.attention.causal", false);
+	assert_refused(&w, -ENOTSUP, "llama.attention.causal");
+	gw_llama(&w, &m);
+	gw_kv_bool(&w, "llama.attention.causal", true);
+	rope_of(&w, &g, &p);
+	gguf_close(g);
+	gw_free(&w);
+}
+
 static void test_bad_factors(void **state)
 {
 	const struct gw_model m = {.n_layers = 1, .dtype = GGUF_DT_F32};
@@ -489,6 +508,7 @@ int main(void)
 	    cmocka_unit_test(test_impossible_details),
 	    cmocka_unit_test(test_impossible_windows),
 	    cmocka_unit_test(test_refused_experts),
+	    cmocka_unit_test(test_refused_without_causality),
 	    cmocka_unit_test(test_bad_factors),
 	    cmocka_unit_test(test_impossible_values),
 	    cmocka_unit_test(test_impossible_floats),
