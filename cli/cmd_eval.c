@@ -28,8 +28,8 @@ static const char usage[] =
     "  --stages N            cut the model into N block ranges that pass batch messages (1)\n"
     "  --wire T              activations between stages: f32 (exact), f16, bf16 or q8 (f32)\n"
     "  --kv T                elements of the KV cache: f32, f16 or q8_0 (f32)\n"
-    "  --ctx N               positions of the context, at most the model's (as many as are needed); rope\n"
-    "                        scalings may depend on it\n"
+    "  --ctx N               positions of the context (as many as are needed; a model with a table of\n"
+    "                        positions has no more); rope scalings may depend on it\n"
     "  --device D            cpu or cpu-ref (cpu)\n"
     "  --threads N           compute threads; 0: one a core (0)\n"
     "  --one-by-one          feed the tokens one at a time; an encoder's come whole all the same\n"
@@ -249,6 +249,13 @@ static int choose_context(const struct eval *e, uint32_t *ctx_out, struct ps_err
 			o->ctx, e->hp.n_ctx_max);
 		*ctx_out = e->hp.n_ctx_max;
 	}
+	/* No error: a reference run may go on there, and some models do well. */
+	if (need > e->hp.n_ctx_train)
+		fprintf(
+		    stderr,
+		    "penstock eval: %zu positions, but the model was trained on %u: results from there on "
+		    "may be worth little\n",
+		    need, e->hp.n_ctx_train);
 	return 0;
 }
 

@@ -111,6 +111,10 @@ def check_context():
         raise h.Failed(f'{line}')
     check_refused(['7 positions', '--ctx is 6'], 'eval', LLAMA, '--tokens', '1,2,3,4', '--greedy', 4, '--ctx', 6)
     check_refused(['257 positions', 'has 256'], 'eval', GPT2, '--tokens', '1,2', '--greedy', 256)
+    for greedy, says in ((255, False), (256, True)):
+        _, _, stderr = h.penstock('eval', LLAMA, '--tokens', '1,2', '--greedy', greedy)
+        if ('trained on 256' in stderr) != says:
+            raise h.Failed(f'{greedy + 1} positions: {stderr!r}')
     if succeed('eval', GPT2, '--tokens', '1,2', '--ctx', 300)['ctx'] != 256:
         raise h.Failed('a context of more positions than the model has')
 
