@@ -50,6 +50,16 @@ static int append(struct answer *a, const char *text, size_t len)
 	return 0;
 }
 
+/* Where there is no text: of a model without a vocabulary the ids are the answer. */
+static void print_ids(const struct answer *a)
+{
+	json_t *id;
+	size_t i;
+
+	json_array_foreach(a->ids, i, id)
+	    printf("%s%lld", i > 0 ? "," : "", (long long)json_integer_value(id));
+}
+
 static void show(struct client *c)
 {
 	if (c->o->json || c->o->task != GW_TASK_GENERATE)
@@ -61,6 +71,8 @@ static void show(struct client *c)
 		a->printed = a->len;
 		if (a->done == NULL)
 			break;
+		if (a->len == 0)
+			print_ids(a);
 		putchar('\n');
 		c->showing++;
 	}

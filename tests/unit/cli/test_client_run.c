@@ -55,6 +55,8 @@ static void *serve(void *arg)
 	return NULL;
 }
 
+static bool as_text; /* run's output is what a person reads, not JSON */
+
 static int run(struct gateway *g, const struct client_opts *like, const char *events, json_t **results,
 	       struct ps_err *err)
 {
@@ -72,7 +74,7 @@ static int run(struct gateway *g, const struct client_opts *like, const char *ev
 	assert_int_equal(pthread_create(&g->thread, NULL, serve, g), 0);
 	o.run_dir = g->dir;
 	o.gateway = "gw";
-	o.json = true;
+	o.json = !as_text;
 	rc = client_run(&o, results, err);
 	pthread_join(g->thread, NULL);
 	close(g->fd);
@@ -198,6 +200,36 @@ static void test_masks(void **state)
 	forget(&g, results);
 }
 
+/* A model without a vocabulary has no text, and its answer is not to be two empty lines. */
+static void test_ids_without_text(void **state)
+{
+	static const char events[] =
+	    "{\"event\": \"token\", \"id\": 0, \"token\": 7, \"text\": \"\"}\n"
+	    "{\"event\": \"token\", \"id\": 0, \"token\": 40, \"text\": \"\"}\n" DONE(0);
+	const int32_t ids[] = {1, 2, 3};
+	const struct client_opts o = {.prompt_ids = ids, .n_prompt_ids = 3, .n_prompts = 1};
+	char printed[64] = "";
+	struct ps_err err = {{0}};
+	json_t *results = NULL;
+	struct gateway g;
+	int saved = dup(STDOUT_FILENO);
+	FILE *f = tmpfile();
+
+	(void)state;
+	assert_true(saved >= 0 && f != NULL && fflush(stdout) == 0);
+	assert_true(dup2(fileno(f), STDOUT_FILENO) >= 0);
+	as_text = true;
+	assert_int_equal(run(&g, &o, events, &results, &err), 0);
+	as_text = false;
+	assert_true(fflush(stdout) == 0 && dup2(saved, STDOUT_FILENO) >= 0);
+	rewind(f);
+	assert_non_null(fgets(printed, sizeof(printed), f));
+	assert_string_equal(printed, "7,40\n");
+	fclose(f);
+	close(saved);
+	forget(&g, results);
+}
+
 static void test_errors(void **state)
 {
 	const char *prompts[] = {"one"};
@@ -222,8 +254,9 @@ static void test_errors(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(test_text),  cmocka_unit_test(test_chat),   cmocka_unit_test(test_embeddings),
-	    cmocka_unit_test(test_masks), cmocka_unit_test(test_errors),
+	    cmocka_unit_test(test_text),       cmocka_unit_test(test_chat),
+	    cmocka_unit_test(test_embeddings), cmocka_unit_test(test_masks),
+	    cmocka_unit_test(test_errors),     cmocka_unit_test(test_ids_without_text),
 	};
 
 	return cmocka_run_group_tests_name("cli-client-run", tests, NULL, NULL);
